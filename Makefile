@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make run` and `make test`. PYTHON and EXTRA can be set: make run EXTRA=cuda13
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRA ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
+PACKAGE := .$(if $(EXTRA),[$(EXTRA)])
+
+.PHONY: run test test-fast check format docs install dev clean
+
+run: install  ## Serve the starter model in the foreground.
+	$(BIN)/pensieved run $(ARGS)
+
+test: dev  ## Every test, the slow ones with the real model included.
+	$(BIN)/pytest
+
+test-fast: dev  ## The tests that need seconds.
+	$(BIN)/pytest -m "not slow"
+
+check: dev  ## Lint, formatting, types and the import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: dev  ## Write the generated files again.
+	$(BIN)/python -m pensieved.settings.document config
+
+install: $(VENV)/installed-$(or $(EXTRA),default)
+dev: $(VENV)/installed-dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed-$(or $(EXTRA),default): pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '$(PACKAGE)'
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml | install
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

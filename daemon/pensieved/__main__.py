@@ -1,0 +1,5 @@
+"""`python -m pensieved` is `pensieved`."""
+
+from pensieved.cli.app import main
+
+main()

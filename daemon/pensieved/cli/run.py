@@ -1,0 +1,59 @@
+"""`pensieved run`: the daemon in the foreground.
+
+The order is for speed: what can be refused is refused first (settings, model URL, port), then the engine process
+starts importing MLX on another core, and only then does this process import its HTTP server.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from pensieved.control.daemon import Daemon
+from pensieved.logs import configure_logging
+from pensieved.models.source import parse_source
+from pensieved.settings import Settings, load_settings
+
+Flag = typer.Option
+
+
+def run(
+    model_url: Annotated[str | None, Flag(help="org/name, a Hub URL, a folder, a .gguf file or pypi:PACKAGE.")] = None,
+    port: Annotated[int | None, Flag(help="TCP port; 0 lets the system choose.")] = None,
+    host: Annotated[str | None, Flag(help="Address to listen on.")] = None,
+    revision: Annotated[str | None, Flag(help="Branch, tag or commit on the Hub.")] = None,
+    quantization: Annotated[str | None, Flag(help="auto, none, 3bit, 4bit, 5bit, 6bit or 8bit.")] = None,
+    cache_dir: Annotated[Path | None, Flag(help="Folder of prepared models.")] = None,
+    max_concurrent: Annotated[str | None, Flag(help="Requests that decode together, or auto.")] = None,
+    log_level: Annotated[str | None, Flag(help="debug, info, warning or error.")] = None,
+    config: Annotated[Path | None, Flag(help="The TOML to read.")] = None,
+) -> None:
+    """Serve a model in the foreground until SIGTERM or Ctrl-C."""
+    flags: dict[str, Any] = {
+        "model": {"url": model_url, "revision": revision, "quantization": quantization},
+        "server": {"host": host, "port": port, "max_concurrent": max_concurrent},
+        "cache": {"dir": cache_dir},
+        "logging": {"level": log_level},
+    }
+    serve(load_settings(flags, config))
+
+
+def serve(settings: Settings) -> None:
+    """Run the daemon until a signal; returns when no process of it is left."""
+    parse_source(settings.model.url, settings.model.revision)
+    from pensieved.http.listen import bind  # noqa: PLC0415
+
+    configure_logging(settings.logging.level, settings.logging.format)
+    listener = bind(settings.server.host, settings.server.port)
+    daemon = Daemon(settings)
+    daemon.prestart()
+    try:
+        _serve_until_signal(daemon, listener)
+    finally:
+        daemon.stop()

@@ -1,0 +1,27 @@
+"""How many requests may decode together, when the settings leave it to the machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from pensieved.settings.schema import ServerSettings
+
+BYTES_PER_REQUEST = 512 * 1024**2
+"""KV cache and scratch that one request is expected to need."""
+
+RESERVED = 1024**3
+"""Memory left to the rest of the machine."""
+
+MOST = 32
+"""Beyond this, a decode step gets longer faster than it gets wider."""
+
+
+def max_concurrent(server: ServerSettings, weight_bytes: int = 0) -> int:
+    """The number of slots: as set, else what fits into memory beside the weights, from 2 to 32."""
+    if server.max_concurrent != "auto":
+        return server.max_concurrent
+    free = psutil.virtual_memory().total - weight_bytes - RESERVED
+    return max(2, min(MOST, free // BYTES_PER_REQUEST))

@@ -1,0 +1,178 @@
+"""Frames between the daemon and the engine process: token ids in, token ids out, nothing else.
+
+On the wire: a 4-byte big-endian length, then a msgpack array whose first item is the frame's tag
+(msgspec's tagged, array-like structs). Both ends are the same package version, so there is no negotiation.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LENGTH = struct.Struct(">I")
+
+
+class FinishReason(StrEnum):
+    """Why the engine stopped producing tokens for a request."""
+
+    STOP = "stop"  # one of `stop_tokens` was produced; it is the last token of the output
+    LENGTH = "length"  # max_tokens were produced
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True):
+    """How the next token is chosen. The defaults are greedy decoding.
+
+    `seed` makes a request reproducible: the noise of output position i depends on (seed, i) alone, so a
+    resumed request draws what it would have drawn.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+# --- daemon → engine ---------------------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
+    """Load the model in folder `path` and warm it up; answered by `Loaded` or `Fault`."""
+
+    path: str
+    max_concurrent: int
+    prefill_chunk: int
+    device: str  # auto, cpu or gpu
+    trust_remote_code: bool = False
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
+    """Generate for `prompt` (token ids). `position` is the number of prompt-final ids that are earlier output."""
+
+    request: int
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop_tokens: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    position: int = 0
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """Forget a request; unknown ids are ignored, since a finish may cross the cancel on the wire."""
+
+    request: int
+
+
+ToEngine = Load | Submit | Cancel
+
+# --- engine → daemon ---------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """The process is up and has imported MLX; it can take a `Load`."""
+
+    pid: int
+    mlx: str
+    mlx_lm: str
+    device: str
+
+
+class Warming(msgspec.Struct, frozen=True, array_like=True, tag="warming"):
+    """Weights are loaded; shapes are being compiled."""
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
+    """Ready for `Submit`. Sizes in bytes."""
+
+    weight_bytes: int
+    load_seconds: float
+    warm_seconds: float
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one request; `finish` is set on its last."""
+
+    request: int
+    tokens: tuple[int, ...]
+    finish: FinishReason | None = None
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
+    """All that one turn of the loop produced, for every request, in one frame."""
+
+    outputs: tuple[Output, ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
+    """The loop turns. Sent about once a second, and at each step that produced nothing."""
+
+    running: int
+    active_memory: int
+    cache_memory: int
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """One request cannot be run; the engine is well."""
+
+    request: int
+    message: str
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True, tag="fault"):
+    """The engine is about to exit. `permanent`: loading this model can never work (unsupported, malformed)."""
+
+    message: str
+    permanent: bool = False
+
+
+FromEngine = Hello | Warming | Loaded | Step | Heartbeat | Refused | Fault
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine = msgspec.msgpack.Decoder(ToEngine)
+_from_engine = msgspec.msgpack.Decoder(FromEngine)
+
+
+def encode(frame: ToEngine | FromEngine) -> bytes:
+    """One frame as bytes, length prefix included."""
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Cuts a byte stream into frame bodies, whatever the sizes in which the bytes arrive."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Add received bytes; yields the body of each frame they complete."""
+        self._bytes += data
+        start = 0
+        while len(self._bytes) - start >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(self._bytes, start)
+            end = start + _LENGTH.size + size
+            if len(self._bytes) < end:
+                break
+            yield bytes(self._bytes[start + _LENGTH.size : end])
+            start = end
+        del self._bytes[:start]
+
+
+def decode_to_engine(body: bytes) -> ToEngine:
+    """The daemon's frame in `body`. Raises msgspec.DecodeError."""
+    return _to_engine.decode(body)
+
+
+def decode_from_engine(body: bytes) -> FromEngine:
+    """The engine's frame in `body`. Raises msgspec.DecodeError."""
+    return _from_engine.decode(body)

@@ -1,0 +1,1 @@
+"""Models on disk: sources, acquiring, verifying, converting, the cache of prepared models."""

@@ -1,0 +1,74 @@
+"""Sizes and durations as people write them: ``"4GiB"``, ``"30m"``, or plain numbers (bytes, seconds)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_SIZE = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _SIZE |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
+
+
+def _quantity(value: object, units: dict[str, int] | dict[str, float], example: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"write it like {example}")  # noqa: TRY004  pydantic turns ValueError into its own
+    match = _QUANTITY.fullmatch(str(value))
+    if match is None or match[2].lower() not in units:
+        raise ValueError(f"{value!r} is not understood; write it like {example}")
+    return float(match[1]) * units[match[2].lower()]
+
+
+def parse_size(value: object) -> int:
+    """Bytes from ``"4GiB"``, ``"500MB"`` or a number of bytes. Raises ValueError."""
+    return int(_quantity(value, _SIZE, '"4GiB"'))
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from ``"30m"``, ``"250ms"`` or a number of seconds. Raises ValueError."""
+    return _quantity(value, _SECONDS, '"30s" or "10m"')
+
+
+def format_size(size: float) -> str:
+    """Bytes as people read them: ``98.4 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:  # noqa: PLR2004  the unit's own base
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as people read them: ``45s``, ``3m 20s``, ``2h 5m``."""
+    whole = round(seconds)
+    minutes, secs = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {secs}s" if minutes else f"{secs}s"
+
+
+def exact_size(size: int) -> str:
+    """Bytes in the largest unit that divides them: ``32MiB``; `parse_size` reads it back."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size and size % 1024**power == 0:
+            return f"{size // 1024**power}{unit}"
+    return str(size)
+
+
+def exact_duration(seconds: float) -> str:
+    """Seconds in the largest unit that divides them: ``10m``; `parse_duration` reads it back."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:.0f}{unit}"
+    return f"{seconds:g}s"
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
