@@ -6,16 +6,13 @@ starts importing MLX on another core, and only then does this process import its
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from pensieved.control.daemon import Daemon
+from pensieved.http.listen import bind
 from pensieved.logs import configure_logging
 from pensieved.models.source import parse_source
 from pensieved.settings import Settings, load_settings
@@ -24,7 +21,9 @@ Flag = typer.Option
 
 
 def run(
-    model_url: Annotated[str | None, Flag(help="org/name, a Hub URL, a folder, a .gguf file or pypi:PACKAGE.")] = None,
+    model_url: Annotated[
+        str | None, Flag(help="org/name, a Hub URL, a folder, a .gguf file or pypi:PACKAGE.")
+    ] = None,
     port: Annotated[int | None, Flag(help="TCP port; 0 lets the system choose.")] = None,
     host: Annotated[str | None, Flag(help="Address to listen on.")] = None,
     revision: Annotated[str | None, Flag(help="Branch, tag or commit on the Hub.")] = None,
@@ -47,13 +46,13 @@ def run(
 def serve(settings: Settings) -> None:
     """Run the daemon until a signal; returns when no process of it is left."""
     parse_source(settings.model.url, settings.model.revision)
-    from pensieved.http.listen import bind  # noqa: PLC0415
-
     configure_logging(settings.logging.level, settings.logging.format)
     listener = bind(settings.server.host, settings.server.port)
     daemon = Daemon(settings)
     daemon.prestart()
     try:
-        _serve_until_signal(daemon, listener)
+        from pensieved.cli.front import serve_until_signal  # noqa: PLC0415  after the engine began to import MLX
+
+        serve_until_signal(daemon, listener)
     finally:
         daemon.stop()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pensieved.control.limits import max_concurrent
 from pensieved.control.reconcile import Reconciler
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.engine.supervisor import Engine, EngineConfig
 
 if TYPE_CHECKING:
     from pensieved.control.serving import ServingModel
+    from pensieved.engine.supervisor import EngineState, EngineStats
     from pensieved.settings import Settings
 
 
@@ -21,6 +23,7 @@ class Daemon:
         self.settings = settings
         self.status = StatusBoard()
         self.started_at = time.time()
+        self.max_concurrent = max_concurrent(settings.server)
         engine = settings.engine
         self.engine = Engine(
             EngineConfig(
@@ -32,14 +35,18 @@ class Daemon:
                 restart_window=engine.restart_window,
                 cache_dir=settings.cache.dir,
             ),
-            self._reconciler.on_engine_state,
+            self._on_engine_state,
         )
-        self._reconciler = Reconciler(settings, self.engine, self.status)
+        self._reconciler = Reconciler(settings, self.engine, self.status, self.max_concurrent)
 
     @property
     def serving(self) -> ServingModel | None:
         """The resident model, or None while there is none."""
         return self._reconciler.serving
+
+    def engine_stats(self) -> EngineStats:
+        """The engine process at this moment."""
+        return self.engine.stats
 
     def prestart(self) -> None:
         """Start the engine process, which imports MLX while this process does other things."""
@@ -57,3 +64,6 @@ class Daemon:
         """End everything; afterwards no process of ours is left."""
         self._reconciler.stop()
         self.engine.stop(timeout=5.0)
+
+    def _on_engine_state(self, state: EngineState, detail: str) -> None:
+        self._reconciler.on_engine_state(state, detail)

@@ -19,9 +19,9 @@ MOST = 32
 """Beyond this, a decode step gets longer faster than it gets wider."""
 
 
-def max_concurrent(server: ServerSettings, weight_bytes: int = 0) -> int:
-    """The number of slots: as set, else what fits into memory beside the weights, from 2 to 32."""
+def max_concurrent(server: ServerSettings) -> int:
+    """The number of slots: as set, else what fits into memory, from 2 to 32."""
     if server.max_concurrent != "auto":
         return server.max_concurrent
-    free = psutil.virtual_memory().total - weight_bytes - RESERVED
+    free = psutil.virtual_memory().total - RESERVED
     return max(2, min(MOST, free // BYTES_PER_REQUEST))

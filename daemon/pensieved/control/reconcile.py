@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pensieved.backoff import Backoff
-from pensieved.control.limits import max_concurrent
 from pensieved.control.serving import ServingModel
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.engine.supervisor import EngineState
@@ -41,10 +40,11 @@ _ENGINE_PHASE = {
 class Reconciler:
     """Owns the reconcile thread and the model that is being served."""
 
-    def __init__(self, settings: Settings, engine: Engine, board: StatusBoard) -> None:
+    def __init__(self, settings: Settings, engine: Engine, board: StatusBoard, max_concurrent: int) -> None:
         self._settings = settings
         self._engine = engine
         self._board = board
+        self._max_concurrent = max_concurrent
         self._serving: ServingModel | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
@@ -139,7 +139,7 @@ class Reconciler:
             text = pool.submit(ChatTokenizer.open, prepared.path, manifest.eos_token_ids)
             self._engine.load(
                 prepared.path,
-                max_concurrent=max_concurrent(self._settings.server, manifest.weight_bytes),
+                max_concurrent=self._max_concurrent,
                 trust_remote_code=self._settings.model.trust_remote_code,
             )
             return ServingModel(

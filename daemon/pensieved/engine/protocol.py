@@ -138,8 +138,8 @@ class Fault(msgspec.Struct, frozen=True, array_like=True, tag="fault"):
 FromEngine = Hello | Warming | Loaded | Step | Heartbeat | Refused | Fault
 
 _encoder = msgspec.msgpack.Encoder()
-_to_engine = msgspec.msgpack.Decoder(ToEngine)
-_from_engine = msgspec.msgpack.Decoder(FromEngine)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
 
 def encode(frame: ToEngine | FromEngine) -> bytes:

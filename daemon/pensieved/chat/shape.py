@@ -1,0 +1,103 @@
+"""Which conversations a chat template takes as they are, and how others are bent to fit.
+
+Templates differ in what they refuse or silently drop: a system turn at all (Gemma), one in the middle
+(Mistral), an assistant who speaks first, content that is a plain string. None of that is declared anywhere,
+so each template is asked once, by rendering small conversations and looking for their words in the result.
+String matching on the template's source would guess; probing knows.
+
+A system turn that is not taken joins the user turn beside it. It is never moved to the front: that would
+change the prompt's beginning with each request, and with it what a prompt cache can reuse.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pensieved.chat.conversation import Role, Turn, merge_turns, text_turn
+from pensieved.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pensieved.chat.template import ChatTemplate, Message
+
+# Conversations with a system turn where clients put them, as one letter a turn.
+_INNER_SYSTEM = ("us", "usau", "uaus", "uasu", "usuau")
+
+
+class TemplateShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What one template takes as it is."""
+
+    content_as_parts: bool  # content must be a list of parts, not a string
+    leading_system: bool
+    prefill_after_system: (
+        bool  # a leading system turn also when the last turn is the assistant's (Mistral: no)
+    )
+    inner_system: bool
+    leading_assistant: bool
+
+
+def probe(template: ChatTemplate) -> TemplateShape:
+    """Ask `template` what it takes."""
+    as_parts = not _keeps(template, "u", as_parts=False) and _keeps(template, "u", as_parts=True)
+    leading_system = all(_keeps(template, letters, as_parts=as_parts) for letters in ("su", "suau"))
+    inner = _INNER_SYSTEM + (tuple(f"s{shape}" for shape in _INNER_SYSTEM) if leading_system else ())
+    return TemplateShape(
+        content_as_parts=as_parts,
+        leading_system=leading_system,
+        prefill_after_system=leading_system and _keeps(template, "sua", as_parts=as_parts),
+        inner_system=all(_keeps(template, shape, as_parts=as_parts) for shape in inner),
+        leading_assistant=_keeps(template, "au", as_parts=as_parts),
+    )
+
+
+def fit(turns: Sequence[Turn], shape: TemplateShape) -> list[Message]:
+    """`turns` as template messages, bent as little as `shape` asks for."""
+    fitted = list(merge_turns(_fold_system(merge_turns(turns), shape)))
+    start = 1 if fitted and fitted[0].role is Role.SYSTEM else 0
+    if not shape.leading_assistant and fitted[start : start + 1] and fitted[start].role is Role.ASSISTANT:
+        fitted.insert(start, text_turn(Role.USER, ""))
+    return [_message(turn, as_parts=shape.content_as_parts) for turn in fitted]
+
+
+def _fold_system(turns: Sequence[Turn], shape: TemplateShape) -> list[Turn]:
+    """Turn each refused system turn into a user turn, or into part of the one before or after it."""
+    if len(turns) == 1:  # a system turn and nothing else: only templates without rules take that
+        leading = shape.inner_system
+    elif turns and turns[-1].role is Role.ASSISTANT:
+        leading = shape.prefill_after_system
+    else:
+        leading = shape.leading_system
+    return [
+        Turn(Role.USER, turn.parts)
+        if turn.role is Role.SYSTEM and not (shape.inner_system if index else leading)
+        else turn
+        for index, turn in enumerate(turns)
+    ]
+
+
+def _message(turn: Turn, *, as_parts: bool) -> Message:
+    content = [{"type": "text", "text": turn.text}] if as_parts else turn.text
+    return {"role": turn.role.value, "content": content}
+
+
+def _keeps(template: ChatTemplate, letters: str, *, as_parts: bool) -> bool:
+    """Whether a conversation of such turns is rendered with every text, in the order in which it was said."""
+    roles = {"s": Role.SYSTEM, "u": Role.USER, "a": Role.ASSISTANT}
+    words = [f"probe{number}word" for number in range(len(letters))]
+    messages = [
+        _message(text_turn(roles[letter], word), as_parts=as_parts)
+        for letter, word in zip(letters, words, strict=True)
+    ]
+    try:
+        text = template.render(messages)
+    except RequestError:
+        return False
+    places = [text.find(word) for word in words]
+    if (
+        letters[0] == "s"
+    ):  # some templates move the leading system turn to the last user turn: theirs to decide
+        places = places[1:] if places[0] >= 0 else places
+    return min(places) >= 0 and places == sorted(places)

@@ -1,0 +1,78 @@
+"""The HTTP front of `pensieved run`: serve, then drain at the first signal and cut at the second."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pensieved import __version__
+from pensieved.cli.announce import announce_phases
+from pensieved.cli.signals import EndSignals
+from pensieved.http.admission import Admission
+from pensieved.http.app import create_app
+from pensieved.http.server import HttpServer, threads_for
+
+if TYPE_CHECKING:
+    import socket
+
+    from pensieved.control.daemon import Daemon
+
+log = structlog.get_logger()
+
+_LAST_WORDS = 5.0  # seconds for cut answers to say that they were
+_LOOK = 0.1  # seconds between looks at what still runs
+
+
+def serve_until_signal(daemon: Daemon, listener: socket.socket) -> None:
+    """Answer HTTP on `listener` until SIGTERM or SIGINT, then drain."""
+    server = daemon.settings.server
+    admission = Admission(daemon.max_concurrent, server.max_queued)
+    threads = threads_for(admission.max_concurrent, admission.max_queued)
+    http = HttpServer(create_app(daemon, admission), [listener], threads=threads, max_body=server.max_body)
+    announce_phases(daemon.status)
+    with EndSignals() as signals:
+        front = threading.Thread(target=_run, args=(http, signals), name="http")
+        front.start()
+        try:
+            daemon.start()
+            sys.stdout.write(_greeting(f"http://{server.host}:{http.port}", daemon.settings.model.url))
+            sys.stdout.flush()
+            signals.wait()
+            _drain(daemon, admission, signals)
+        finally:
+            http.close()
+            front.join()
+
+
+def _run(http: HttpServer, signals: EndSignals) -> None:
+    try:
+        http.run()
+    finally:
+        signals.raise_end()  # a front that broke must end the daemon, not leave it deaf
+
+
+def _drain(daemon: Daemon, admission: Admission, signals: EndSignals) -> None:
+    """Refuse new work; let running answers finish until `drain_timeout` or a second signal."""
+    daemon.drain()
+    log.info("draining", running=admission.running, queued=admission.queued)
+    deadline = time.monotonic() + daemon.settings.server.drain_timeout
+    while not admission.wait_idle(_LOOK) and time.monotonic() < deadline and not signals.wait(0):
+        pass
+    if admission.running or admission.queued:
+        log.warning("cut", running=admission.running, queued=admission.queued)
+        admission.abort()
+        admission.wait_idle(_LAST_WORDS)
+
+
+def _greeting(url: str, model: str) -> str:
+    return f"""\
+pensieved {__version__} listens on {url} (model: {model}). Once it is ready, try:
+
+curl -s {url}/v1/messages -H 'content-type: application/json' -d '{{"model": "local", "max_tokens": 32,
+  "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+"""

@@ -1,0 +1,51 @@
+"""When to stop restarting: lives in a row that produced nothing, and the pause before the next.
+
+Restarting is right while it helps. A crash loop does not, and it hurts: each one leaks GPU memory on macOS until
+reboot, and the log fills. A life that produced a token was worth it and clears the count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 8.0
+
+
+class Brake:
+    """Counts unproductive lives.
+
+    Args:
+        limit: so many within `window` seconds, and it is over.
+        window: seconds within which such deaths count as in a row.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, limit: int, window: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._window = window
+        self._clock = clock
+        self._deaths: deque[float] = deque()
+
+    def release(self) -> None:
+        """Start over: a life was productive, or someone decided to try again."""
+        self._deaths.clear()
+
+    def died(self, *, productive: bool) -> float | None:
+        """Seconds to pause before the next life, or None to give up."""
+        if productive:
+            self.release()
+            return 0.0
+        now = self._clock()
+        self._deaths.append(now)
+        while now - self._deaths[0] > self._window:
+            self._deaths.popleft()
+        count = len(self._deaths)
+        if count >= self._limit:
+            return None
+        return 0.0 if count == 1 else min(FIRST_PAUSE * 2 ** (count - 2), LONGEST_PAUSE)

@@ -1,0 +1,74 @@
+"""With which command and environment the engine process starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pensieved.engine import blas
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORKER = (sys.executable, "-P", "-m", "pensieved.engine.worker")
+"""-P: a file in the working directory must not stand in for a module."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to run engines. Times in seconds.
+
+    Args:
+        cache_dir: folder for what is made once: the BLAS, compiled CPU kernels.
+        device: auto, cpu or gpu.
+        prefill_chunk: prompt tokens computed between two decode steps.
+        hang_timeout: silence after which a loaded engine is killed and restarted.
+        load_timeout: the same while it starts and loads.
+        max_restarts: deaths in a row, none of them after a token, before giving up.
+        restart_window: period within which such deaths count as in a row.
+        command: what to run instead of the worker.
+    """
+
+    cache_dir: Path
+    device: str = "auto"
+    prefill_chunk: int = 512
+    hang_timeout: float = 60.0
+    load_timeout: float = 600.0
+    max_restarts: int = 5
+    restart_window: float = 300.0
+    command: tuple[str, ...] = WORKER
+
+
+def environment(config: EngineConfig) -> dict[str, str]:
+    """The daemon's environment and what the engine needs besides."""
+    kernels = _kernel_dir(config)
+    kernels.mkdir(parents=True, exist_ok=True)
+    return {
+        **os.environ,
+        **(blas.environment(config.cache_dir) if config.command is WORKER else {}),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONFAULTHANDLER": "1",  # a crash signal leaves its stack in the log
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(kernels),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+def discard_kernels(config: EngineConfig) -> None:
+    """Forget compiled kernels, after a fault that one of them may have caused.
+
+    On a CPU, MLX compiles fused kernels with g++ into the temporary folder and later loads whatever it finds
+    there; an engine killed while writing one leaves half a library, and each engine after it would fail on that.
+    """
+    shutil.rmtree(_kernel_dir(config), ignore_errors=True)
+
+
+def _kernel_dir(config: EngineConfig) -> Path:
+    """Private, not the shared /tmp where another user could leave a library for MLX to load."""
+    return config.cache_dir / "kernels"

@@ -1,0 +1,41 @@
+"""What the supervisor tells about its engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class EngineState(StrEnum):
+    """Where the engine stands."""
+
+    STARTING = "starting"  # the process imports its libraries; it waits for a model
+    LOADING = "loading"  # weights into memory
+    WARMING = "warming"  # compiling shapes
+    READY = "ready"
+    RESTARTING = "restarting"  # died; the next one is on its way, requests wait
+    FAILED = "failed"  # given up; `load` tries again
+    STOPPED = "stopped"  # by us; final
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What loading gave. `device` as the engine reports it, sizes in bytes, times in seconds."""
+
+    device: str
+    weight_bytes: int
+    load_seconds: float
+    warm_seconds: float
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A moment of the engine. Memory in bytes as MLX counts it; `running` as the engine last said."""
+
+    state: EngineState
+    pid: int | None
+    running: int
+    active_memory: int
+    cache_memory: int
+    restarts: int
+    resumed: int

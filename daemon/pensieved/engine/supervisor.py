@@ -1,0 +1,279 @@
+"""The succession of engines: one thread that starts one, listens to it until it dies, and starts the next.
+
+What is wanted (which model, loaded how) is state here and outlives every process, as the requests do in `client`.
+So a new life needs no case of its own: it says hello, gets the same `Load`, and then the requests that live.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pensieved.engine.brake import Brake
+from pensieved.engine.client import EngineClient
+from pensieved.engine.launch import EngineConfig, discard_kernels, environment
+from pensieved.engine.process import Ending, EngineProcess
+from pensieved.engine.protocol import FromEngine, Heartbeat, Hello, Load, Loaded, Refused, Step, Warming
+from pensieved.engine.state import EngineState, EngineStats, LoadedModel
+from pensieved.errors import EngineError, PensievedError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Engine", "EngineConfig", "EngineState", "EngineStats", "LoadedModel"]
+
+log = structlog.get_logger(__name__)
+
+
+NO_HEARTBEAT = Heartbeat(running=0, active_memory=0, cache_memory=0)
+
+
+@dataclass
+class _Life:
+    """What belongs to one process and ends with it."""
+
+    process: EngineProcess
+    hello: Hello | None = None
+    load: Load | None = None  # what it was told to load
+    ready: bool = False
+    productive: bool = False
+    heartbeat: Heartbeat = NO_HEARTBEAT
+
+    def tell(self, load: Load) -> None:
+        """Send it what to load."""
+        self.load = load
+        self.process.send(load)
+
+
+class Engine:
+    """A supervised engine process and the requests in it.
+
+    Args:
+        config: how to run it.
+        on_state: called with each new state and its reason, one call at a time; it must not call `stop` or `load`.
+    """
+
+    def __init__(self, config: EngineConfig, on_state: Callable[[EngineState, str], None]) -> None:
+        self.client = EngineClient()
+        self._config = config
+        self._on_state = on_state
+        self._brake = Brake(config.max_restarts, config.restart_window)
+        self._announcing = threading.Lock()
+        self._state = EngineState.STARTING
+        self._thread = threading.Thread(target=self._supervise, name="engine", daemon=True)
+        self._changed = threading.Condition()  # guards what follows
+        self._wanted: Load | None = None
+        self._loaded: LoadedModel | None = None
+        self._failure: PensievedError | None = None
+        self._stopping = False
+        self._life: _Life | None = None
+        self._pause = 0.0  # before the next life
+        self._restarts = 0
+
+    def start(self) -> None:
+        """Spawn the process, so that it imports its libraries while the daemon does other things."""
+        with self._changed:
+            if self._thread.ident is None and not self._stopping:
+                self._thread.start()
+
+    def load(self, path: Path, *, max_concurrent: int, trust_remote_code: bool = False) -> LoadedModel:
+        """Load a model and wait until it is ready. One that was loaded before goes, and its requests fail.
+
+        Args:
+            path: folder with config.json and safetensors.
+            max_concurrent: requests that decode together.
+            trust_remote_code: allow the model's own Python code.
+
+        Raises:
+            UnsupportedModelError: this model can never be loaded.
+            EngineError: no engine came up, or it was stopped meanwhile.
+        """
+        wanted = Load(
+            path=str(path.resolve()),
+            max_concurrent=max_concurrent,
+            prefill_chunk=self._config.prefill_chunk,
+            device=self._config.device,
+            trust_remote_code=trust_remote_code,
+        )
+        self.start()
+        if self._wanted is not None:
+            self.client.close("The model was replaced.")
+        self.client.open()
+        self._enter(EngineState.LOADING, "")
+        with self._changed:
+            self._wanted, self._loaded, self._failure, self._pause = wanted, None, None, 0.0
+            self._brake.release()
+            if self._life is not None:
+                if self._life.load is not None:
+                    self._life.process.kill()
+                elif self._life.hello is not None:
+                    self._life.tell(wanted)
+            self._changed.notify_all()
+        return self._outcome(wanted)
+
+    def stop(self, timeout: float) -> None:
+        """End the process, by force after `timeout` seconds; all requests fail. Final."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            if self._life is not None:
+                self._life.process.finish()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+            with self._changed:
+                if self._life is not None:
+                    self._life.process.kill()
+            self._thread.join()
+        self.client.close("The engine was stopped.")
+        self._enter(EngineState.STOPPED, "")
+
+    @property
+    def stats(self) -> EngineStats:
+        """How it is."""
+        life = self._life
+        heartbeat = life.heartbeat if life is not None else NO_HEARTBEAT
+        return EngineStats(
+            state=self._state,
+            pid=life.process.pid if life is not None else None,
+            running=heartbeat.running,
+            active_memory=heartbeat.active_memory,
+            cache_memory=heartbeat.cache_memory,
+            restarts=self._restarts,
+            resumed=self.client.resumed,
+        )
+
+    def _outcome(self, wanted: Load) -> LoadedModel:
+        """Wait for what comes of loading `wanted`."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._loaded
+                    or self._failure
+                    or self._stopping
+                    or self._wanted is not wanted
+                    or not self._thread.is_alive()
+                )
+            )
+            if self._failure is not None:
+                raise self._failure
+            if self._loaded is None or self._wanted is not wanted:
+                raise EngineError("The engine was stopped or given another model while it loaded this one.")
+            return self._loaded
+
+    def _enter(self, state: EngineState, reason: str) -> None:
+        with self._announcing:
+            if state is not self._state or reason:
+                self._state = state
+                self._on_state(state, reason)
+
+    # --- the supervising thread ----------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        try:
+            while self._due():
+                self._live()
+        except Exception as error:  # the daemon must not look healthy without its supervisor
+            log.exception("engine.supervisor_failed")
+            self._give_up(EngineError(f"The engine's supervisor failed: {error!r}."))
+
+    def _due(self) -> bool:
+        """Wait for the time of the next life; False if there is none to come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._pause, self._pause)
+            self._changed.wait_for(lambda: self._stopping or self._failure is None)
+            return not self._stopping
+
+    def _live(self) -> None:
+        """One life, from spawn to burial, and what follows from its end."""
+        try:
+            life = _Life(EngineProcess(self._config.command, environment(self._config)))
+        except OSError as error:
+            self._restart(f"the engine cannot be started: {error}", productive=False)
+            return
+        with self._changed:
+            self._life = life
+            if self._stopping:
+                life.process.kill()
+        try:
+            ending = life.process.pump(partial(self._hear, life), partial(self._patience, life))
+        finally:
+            with self._changed:
+                self._life = None
+        self.client.bereave(0.0 if ending.asked else ending.weight, ending.reason)
+        if not ending.asked:
+            self._mourn(life, ending)
+
+    def _mourn(self, life: _Life, ending: Ending) -> None:
+        log.warning("engine.died", reason=ending.reason, code=ending.returncode, output="\n".join(ending.tail))
+        if ending.fault is not None:
+            discard_kernels(self._config)
+        if ending.fault is not None and ending.fault.permanent:
+            self._give_up(UnsupportedModelError(ending.fault.message))
+        else:
+            self._restart(ending.reason, productive=life.productive)
+
+    def _restart(self, reason: str, *, productive: bool) -> None:
+        pause = self._brake.died(productive=productive)
+        if pause is None:
+            what = f"The engine died {self._config.max_restarts} times in a row and produced nothing"
+            self._give_up(EngineError(f"{what}; the last time: {reason}.", hint="The log has its output."))
+            return
+        with self._changed:
+            self._pause = pause
+            self._restarts += 1
+        self._enter(EngineState.RESTARTING, reason)
+
+    def _give_up(self, failure: PensievedError) -> None:
+        with self._changed:
+            self._failure, self._loaded = failure, None
+            self._changed.notify_all()
+        self.client.close(str(failure))
+        self._enter(EngineState.FAILED, str(failure))
+
+    def _patience(self, life: _Life) -> float:
+        return self._config.hang_timeout if life.ready else self._config.load_timeout
+
+    def _hear(self, life: _Life, frame: FromEngine) -> None:
+        """A frame of the living engine."""
+        match frame:
+            case Step():
+                life.productive = True
+                self.client.dispatch(frame)
+            case Heartbeat():
+                life.heartbeat = frame
+            case Refused():
+                self.client.refuse(frame)
+            case Hello():
+                self._greet(life, frame)
+            case Warming():
+                self._progress(EngineState.WARMING)
+            case Loaded():
+                self._ready(life, frame)
+
+    def _greet(self, life: _Life, hello: Hello) -> None:
+        log.info("engine.started", pid=hello.pid, mlx=hello.mlx, mlx_lm=hello.mlx_lm, device=hello.device)
+        with self._changed:
+            life.hello = hello
+            if self._wanted is not None:
+                life.tell(self._wanted)
+
+    def _progress(self, state: EngineState) -> None:
+        """Enter `state`, unless this is a restart, which is one state from death to readiness."""
+        if self._state is not EngineState.RESTARTING:
+            self._enter(state, "")
+
+    def _ready(self, life: _Life, frame: Loaded) -> None:
+        device = life.hello.device if life.hello is not None else ""
+        with self._changed:
+            if life.load is not self._wanted:  # replaced while it loaded; this process is being killed
+                return
+            life.ready = True
+            self._loaded = LoadedModel(device, frame.weight_bytes, frame.load_seconds, frame.warm_seconds)
+            self.client.attach(life.process.send)
+            self._changed.notify_all()
+        self._enter(EngineState.READY, "")

@@ -1,0 +1,83 @@
+"""A model from its folder into memory, on the device, with its shapes compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm import utils
+
+from pensieved.engine.protocol import Submit
+
+if TYPE_CHECKING:
+    from pensieved.engine.worker.batch import Batch
+
+_OUT_OF_DEVICE = ("out of memory", "[metal", "[malloc", "cuda")
+"""In the texts of MLX's RuntimeErrors: the machine is at fault, not the model."""
+
+
+class UnloadableError(Exception):
+    """This model can never be loaded here, whatever the number of attempts."""
+
+
+def use_device(name: str) -> mx.Device:
+    """Make `name` (auto, cpu or gpu) MLX's default device.
+
+    Raises:
+        UnloadableError: there is no such device.
+    """
+    if name == "gpu" and not mx.is_available(mx.Device(mx.gpu)):
+        raise UnloadableError('engine.device is "gpu", but MLX finds no GPU here. Set it to "auto" or "cpu".')
+    if name != "auto":
+        mx.set_default_device(mx.Device(mx.cpu if name == "cpu" else mx.gpu))
+    return mx.default_device()
+
+
+def load_model(path: str, *, trust_remote_code: bool) -> Any:
+    """The model in folder `path`, its weights in memory.
+
+    Raises:
+        UnloadableError: mlx-lm cannot make a model of this folder.
+    """
+    try:
+        model, _ = utils.load_model(Path(path), trust_remote_code=trust_remote_code)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and any(mark in str(error).lower() for mark in _OUT_OF_DEVICE):
+            raise
+        raise UnloadableError(f"The model in {path} cannot be loaded: {_first_line(error)}") from error
+    return model
+
+
+def weight_bytes(model: Any) -> int:
+    """Size of the weights in memory."""
+    leaves: Any = tree_flatten(model.parameters())
+    return sum(array.nbytes for _, array in leaves)
+
+
+def warm_up(batch: Batch, device: mx.Device, *, max_concurrent: int, prefill_chunk: int) -> None:
+    """Run requests of the shapes that will come, so that no user waits for their compilation.
+
+    A CPU has next to nothing to compile: one short request touches the weights. On a GPU every number of rows up
+    to `max_concurrent` that the loop doubles through is met once, with a full chunk of prefill.
+    """
+    cpu = device.type == mx.DeviceType.cpu
+    rows, length = 1, 2 if cpu else prefill_chunk
+    while True:
+        for row in range(rows):
+            batch.insert(
+                Submit(request=-1 - row, prompt=(0,) * max(2, length // rows), max_tokens=2, stop_tokens=())
+            )
+        while len(batch):
+            batch.step()
+        if cpu or rows >= max_concurrent:
+            return
+        rows = min(rows * 2, max_concurrent)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,100 @@
+"""The engine's one loop: take what came in, run a step, send its tokens in one frame.
+
+The order of a life: `Hello`, wait for `Load`, `Warming`, `Loaded`, then steps for ever. Whatever MLX raises after
+loading means a lost engine (a Metal command buffer fails one call late, a CUDA context never recovers): say so and
+exit; the supervisor starts a fresh process and the requests go on there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from importlib.metadata import version
+from typing import TYPE_CHECKING, NoReturn
+
+import mlx.core as mx
+
+from pensieved.engine.protocol import (
+    Cancel,
+    Fault,
+    Heartbeat,
+    Hello,
+    Load,
+    Loaded,
+    Refused,
+    Step,
+    Submit,
+    Warming,
+)
+from pensieved.engine.worker.batch import Batch, RefusedRequestError
+from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, warm_up, weight_bytes
+
+if TYPE_CHECKING:
+    from pensieved.engine.worker.link import Link
+
+HEARTBEAT = 1.0
+"""Seconds between heartbeats."""
+
+
+def run(link: Link) -> NoReturn:
+    """Live on `link`; never returns, since the process ends with a fault here or with the link elsewhere."""
+    try:
+        link.send(Hello(os.getpid(), version("mlx"), version("mlx-lm"), mx.default_device().type.name))
+        batch = _load(link, _await_load(link))
+        _serve(link, batch)
+    except Exception as error:  # noqa: BLE001  any exception is a lost engine; the supervisor decides
+        traceback.print_exc()
+        permanent = isinstance(error, UnloadableError)
+        link.send(Fault(str(error) if permanent else f"{type(error).__name__}: {error}", permanent=permanent))
+    os._exit(os.EX_SOFTWARE)
+
+
+def _await_load(link: Link) -> Load:
+    while True:
+        frame = link.receive(HEARTBEAT)
+        if isinstance(frame, Load):
+            return frame
+        link.send(Heartbeat(running=0, active_memory=0, cache_memory=0))
+
+
+def _load(link: Link, load: Load) -> Batch:
+    started = time.perf_counter()
+    device = use_device(load.device)
+    model = load_model(load.path, trust_remote_code=load.trust_remote_code)
+    loaded = time.perf_counter()
+    link.send(Warming())
+    batch = Batch(model, device, max_concurrent=load.max_concurrent, prefill_chunk=load.prefill_chunk)
+    warm_up(batch, device, max_concurrent=load.max_concurrent, prefill_chunk=load.prefill_chunk)
+    warm = time.perf_counter()
+    link.send(Loaded(weight_bytes(model), loaded - started, warm - loaded))
+    return batch
+
+
+def _serve(link: Link, batch: Batch) -> NoReturn:
+    beaten = 0.0
+    while True:
+        patience = 0.0 if len(batch) else HEARTBEAT
+        while (frame := link.receive(patience)) is not None:
+            _apply(link, batch, frame)
+            patience = 0.0
+        outputs = batch.step() if len(batch) else ()
+        if outputs:
+            link.send(Step(outputs))
+        now = time.monotonic()
+        if not outputs or now - beaten >= HEARTBEAT:
+            link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory()))
+            beaten = now
+
+
+def _apply(link: Link, batch: Batch, frame: Submit | Cancel | Load) -> None:
+    match frame:
+        case Submit():
+            try:
+                batch.insert(frame)
+            except RefusedRequestError as error:
+                link.send(Refused(frame.request, str(error)))
+        case Cancel():
+            batch.remove(frame.request)
+        case Load():
+            raise RuntimeError("told to load a model twice")

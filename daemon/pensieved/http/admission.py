@@ -1,0 +1,126 @@
+"""Who may run now, who waits, and who is sent away.
+
+At most `max_concurrent` requests hold a slot; at most `max_queued` wait for one, first come, first served;
+any other is refused at once with an estimate of when to come back. A ticket is left exactly once, from
+wherever it stands, so a client that goes away while waiting leaves the queue.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+
+from pensieved.errors import RequestError, RequestErrorKind
+
+LEAST_RETRY, MOST_RETRY = 1, 60
+"""Bounds of Retry-After, in seconds."""
+
+_FIRST_GUESS = 5.0  # seconds a request is thought to take before any was seen
+_WEIGHT = 0.2  # of the newest duration in the running mean
+
+
+def bounded_retry(seconds: float) -> int:
+    """A whole number of seconds for Retry-After."""
+    return min(MOST_RETRY, max(LEAST_RETRY, math.ceil(seconds)))
+
+
+class Ticket:
+    """A place in the queue, then a slot. Context manager: leaving gives back whichever it is."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._granted = threading.Event()
+        self.granted_at = 0.0
+
+    def wait(self, timeout: float) -> bool:
+        """Whether the slot is held, after at most `timeout` seconds."""
+        return self._granted.wait(timeout)
+
+    def leave(self) -> None:
+        """Give the slot or the place back; doing so again changes nothing."""
+        self._admission.leave(self)
+
+    def grant(self) -> None:
+        """For `Admission`: the slot is yours."""
+        self.granted_at = time.monotonic()
+        self._granted.set()
+
+
+class Admission:
+    """Slots and queue of one daemon; safe from any thread."""
+
+    def __init__(self, max_concurrent: int, max_queued: int) -> None:
+        self.max_concurrent = max_concurrent
+        self.max_queued = max_queued
+        self._changed = threading.Condition()
+        self._holders: set[Ticket] = set()
+        self._queue: deque[Ticket] = deque()
+        self._mean_seconds = _FIRST_GUESS
+        self._aborted = threading.Event()
+
+    @property
+    def running(self) -> int:
+        """Slots taken."""
+        return len(self._holders)
+
+    @property
+    def queued(self) -> int:
+        """Tickets waiting."""
+        return len(self._queue)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether running answers must end now."""
+        return self._aborted.is_set()
+
+    def enter(self) -> Ticket:
+        """Take a slot, or a place in the queue.
+
+        Raises:
+            RequestError: OVERLOADED, with Retry-After, when both are full.
+        """
+        with self._changed:
+            ticket = Ticket(self)
+            if len(self._holders) < self.max_concurrent:
+                self._hold(ticket)
+            elif len(self._queue) < self.max_queued:
+                self._queue.append(ticket)
+            else:
+                raise RequestError(
+                    RequestErrorKind.OVERLOADED,
+                    f"All {self.max_concurrent} slots and {self.max_queued} queue places are taken.",
+                    retry_after=self._estimate(),
+                )
+            return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give back what `ticket` holds and let the next one in."""
+        with self._changed:
+            if ticket in self._holders:
+                self._holders.remove(ticket)
+                seconds = time.monotonic() - ticket.granted_at
+                self._mean_seconds += _WEIGHT * (seconds - self._mean_seconds)
+                if self._queue:
+                    self._hold(self._queue.popleft())
+            elif ticket in self._queue:
+                self._queue.remove(ticket)
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Make running and waiting answers end with an error; for when draining took too long."""
+        self._aborted.set()
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Whether nothing runs or waits any more, after at most `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._holders and not self._queue, timeout)
+
+    def _hold(self, ticket: Ticket) -> None:
+        self._holders.add(ticket)
+        ticket.grant()
+
+    def _estimate(self) -> int:
+        """Seconds until a place is likely free: one slot's turn over."""
+        return bounded_retry(self._mean_seconds / self.max_concurrent)

@@ -1,0 +1,219 @@
+"""An answer in the making: an iterator of neutral events that must be closed.
+
+It waits for the model (when that is about to be ready), then for a slot, then for the engine, and yields an
+`Idle` at least every `TICK` seconds meanwhile: a moment for a dialect's ping. Before each event it checks
+that the client is still there, that time is not up and that the daemon is not ending, so a client that goes
+away frees its slot within one step of the engine.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from pensieved.chat.events import Delta, Event, Failure, Finish, Idle, StopReason, Usage
+from pensieved.chat.segmenter import Segmenter
+from pensieved.engine.protocol import FinishReason
+from pensieved.errors import PensievedError, RequestError, RequestErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from pensieved.control.serving import ServingModel
+    from pensieved.engine.client import Generation
+    from pensieved.engine.protocol import Sampling
+    from pensieved.http.admission import Ticket
+    from pensieved.http.completion import CompletionRequest, Completions
+    from pensieved.http.record import RequestRecord
+
+log = structlog.get_logger()
+
+TICK = 0.5
+"""Seconds between looks at the client while nothing happens."""
+
+
+class ClientGoneError(Exception):
+    """Nobody is left to read the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What is submitted, for one model. `clamped`: the context leaves less room than was asked for."""
+
+    serving: ServingModel
+    ids: Sequence[int]
+    max_tokens: int
+    clamped: bool
+    sampling: Sampling
+
+
+class Answer:
+    """Events of one answer: deltas and idles, then exactly one `Finish` or `Failure`.
+
+    Iterating raises `ClientGoneError` when the client went away. `close` gives everything back and may be
+    called at any time, from the iterating thread.
+
+    Attributes:
+        input_tokens: prompt tokens, as soon as they are known (None while the model is still loading).
+    """
+
+    def __init__(
+        self,
+        *,
+        service: Completions,
+        request: CompletionRequest,
+        prompt: Prompt | None,
+        ticket: Ticket,
+        record: RequestRecord,
+        client_gone: Callable[[], bool],
+    ) -> None:
+        self._service = service
+        self._request = request
+        self._prompt = prompt
+        self._ticket = ticket
+        self._record = record
+        self._client_gone = client_gone
+        self._deadline = time.monotonic() + service.request_timeout
+        self._generation: Generation | None = None
+        self._segmenter: Segmenter | None = None
+        self._events = self._run()
+        self._over = False  # the last event was made
+        self._closed = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        if self._client_gone():
+            self.close()
+            raise ClientGoneError
+        return next(self._events)
+
+    @property
+    def input_tokens(self) -> int | None:
+        """Prompt tokens, once they are known."""
+        return len(self._prompt.ids) if self._prompt else None
+
+    def close(self, unfinished: str = "client_gone") -> None:
+        """Stop the engine's work and give the slot back; `unfinished` says why, where that is before the end."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self._over:
+            self._record.error = unfinished
+        self._events.close()
+        self._release()
+        self._service.totals.add(self._record)
+
+    def _release(self) -> None:
+        if self._generation is not None:
+            self._generation.cancel()
+        self._ticket.leave()
+        self._record.input_tokens = self.input_tokens
+        self._record.output_tokens = self._segmenter.consumed if self._segmenter else 0
+
+    def _run(self) -> Generator[Event]:
+        try:
+            yield from self._stages()
+        except RequestError as error:
+            yield self._failure(error.kind, error.what)
+        except PensievedError as error:
+            log.warning("answer failed", request_id=self._record.request_id, reason=str(error))
+            yield self._failure(RequestErrorKind.INTERNAL, str(error))
+        finally:
+            self._release()
+
+    def _stages(self) -> Iterator[Event]:
+        prompt = None
+        while prompt is None:
+            yield from self._wait_for_model()
+            yield from self._wait_for_slot()
+            prompt = self._current_prompt()
+        self._record.queue_seconds = self._record.elapsed()
+        if prompt.max_tokens == 0:  # asked for nothing, or the prompt fills the context exactly
+            yield self._finish(prompt, StopReason.LENGTH)
+            return
+        yield from self._generate(prompt)
+
+    def _wait_for_model(self) -> Iterator[Idle]:
+        while self._prompt is None:
+            serving = self._service.await_model(TICK)
+            if serving is not None:
+                self._prompt = self._service.prepare(self._request, serving)
+            else:
+                yield self._idle()
+
+    def _wait_for_slot(self) -> Iterator[Idle]:
+        while not self._ticket.wait(TICK):
+            yield self._idle()
+
+    def _current_prompt(self) -> Prompt | None:
+        """The prompt, unless another model took over while this request waited."""
+        if self._prompt is not None and not self._service.is_current(self._prompt.serving):
+            self._prompt = None
+        return self._prompt
+
+    def _generate(self, prompt: Prompt) -> Iterator[Event]:
+        text = prompt.serving.text
+        segmenter = self._segmenter = Segmenter(text.detokenizer(), (*self._request.stop, *text.turn_stops))
+        generation = self._generation = prompt.serving.engine.submit(
+            prompt.ids,
+            max_tokens=prompt.max_tokens,
+            stop_tokens=text.stop_token_ids,
+            sampling=prompt.sampling,
+        )
+        while True:
+            chunk = generation.next(TICK)
+            if chunk is None:
+                yield self._idle()
+                continue
+            self._check()
+            ended = chunk.finish is FinishReason.STOP
+            yield from self._delivered(segmenter.feed(chunk.tokens[:-1] if ended else chunk.tokens))
+            if segmenter.stopped_by is not None or chunk.finish is not None:
+                break
+        yield from self._delivered(segmenter.finish())
+        yield self._finish(prompt, StopReason.END if ended else StopReason.LENGTH)
+
+    def _delivered(self, deltas: Sequence[Delta]) -> Iterator[Delta]:
+        if deltas and self._record.ttft_seconds is None:
+            self._record.ttft_seconds = self._record.elapsed()
+        yield from deltas
+
+    def _finish(self, prompt: Prompt, reason: StopReason) -> Finish:
+        self._over = True
+        self._release()
+        matched = self._segmenter.stopped_by if self._segmenter else None
+        if matched is not None:
+            reason = StopReason.STOP_SEQUENCE if matched in self._request.stop else StopReason.END
+        elif reason is StopReason.LENGTH and prompt.clamped:
+            reason = StopReason.CONTEXT
+        self._record.stop_reason = reason.value
+        consumed = self._segmenter.consumed if self._segmenter else 0
+        return Finish(
+            reason,
+            Usage(input_tokens=len(prompt.ids), output_tokens=consumed),
+            matched if reason is StopReason.STOP_SEQUENCE else None,
+        )
+
+    def _failure(self, kind: RequestErrorKind, message: str) -> Failure:
+        self._over = True
+        self._release()
+        self._record.error = kind.value
+        return Failure(kind.value, message)
+
+    def _idle(self) -> Idle:
+        self._check()
+        return Idle()
+
+    def _check(self) -> None:
+        if self._service.admission.aborted:
+            raise RequestError(RequestErrorKind.UNAVAILABLE, "The daemon is shutting down.")
+        if time.monotonic() > self._deadline:
+            raise RequestError(
+                RequestErrorKind.TIMEOUT,
+                f"The answer took longer than server.request_timeout ({self._service.request_timeout:g} s).",
+            )

@@ -1,0 +1,1 @@
+"""The Anthropic Messages dialect: `schema` in, `translate` to neutral requests, `encode` back out."""

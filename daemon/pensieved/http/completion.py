@@ -1,0 +1,198 @@
+"""One answer, for every dialect: prompt, context check, queue, engine, neutral events.
+
+A dialect translates its request into a `CompletionRequest` and encodes the events that come back. All of it
+happens in the request's own thread; the engine knows ids only.
+
+Counts are exact and the same everywhere: `input_tokens` is the length of the prompt ids, which is what
+`count` says for the same request; `output_tokens` are the ids the answer was made of, the one that completed
+a stop string included and the end token, which is no part of the answer, excluded.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pensieved.control.status import Phase
+from pensieved.engine.protocol import Sampling
+from pensieved.errors import RequestError, RequestErrorKind
+from pensieved.http.answer import Answer, Prompt
+from pensieved.http.readiness import not_ready, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pensieved.chat.conversation import Conversation
+    from pensieved.control.serving import ServingModel
+    from pensieved.http.admission import Admission
+    from pensieved.http.daemon import Daemon
+    from pensieved.http.record import RequestRecord
+    from pensieved.settings.schema import GenerationSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingWishes:
+    """What a request says about sampling; None leaves it to the settings."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionRequest:
+    """A request in no dialect's words. `max_tokens` None leaves the length to the settings."""
+
+    model: str
+    conversation: Conversation
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    sampling: SamplingWishes = SamplingWishes()
+
+
+class Totals:
+    """Counters since the start; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.failed = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one answer that is over."""
+        with self._lock:
+            self.requests += 1
+            self.failed += record.error is not None
+            self.input_tokens += record.input_tokens or 0
+            self.output_tokens += record.output_tokens or 0
+
+
+class Completions:
+    """The service behind every dialect's generating routes."""
+
+    def __init__(self, daemon: Daemon, admission: Admission) -> None:
+        self._daemon = daemon
+        self.admission = admission
+        self.totals = Totals()
+
+    def count(self, model: str, conversation: Conversation) -> int:
+        """Prompt tokens of `conversation`: what answering it would be charged.
+
+        Raises:
+            RequestError: NOT_FOUND for another model, INVALID for a conversation the template refuses,
+                OVERLOADED or UNAVAILABLE while there is no model.
+        """
+        serving = self._daemon.serving
+        if serving is None:
+            status = self._daemon.status.current
+            raise refusal(status) or not_ready(status)
+        _check_name(serving, model)
+        return len(serving.text.encode_chat(conversation))
+
+    def start(
+        self, request: CompletionRequest, record: RequestRecord, client_gone: Callable[[], bool]
+    ) -> Answer:
+        """Begin to answer: everything that can be refused at once is refused here.
+
+        Args:
+            request: what to answer.
+            record: filled in while the answer goes on.
+            client_gone: asked between events; once true, the answer ends and its slot is free.
+
+        Raises:
+            RequestError: whatever is wrong with the request, or no place in the queue.
+        """
+        record.model = request.model
+        status, serving = self._daemon.status.current, self._daemon.serving
+        refused = refusal(status)
+        if refused is not None and (serving is None or status.phase in _REFUSING):
+            raise refused
+        prompt = self.prepare(request, serving) if serving else None
+        return Answer(
+            service=self,
+            request=request,
+            prompt=prompt,
+            ticket=self.admission.enter(),
+            record=record,
+            client_gone=client_gone,
+        )
+
+    def prepare(self, request: CompletionRequest, serving: ServingModel) -> Prompt:
+        """The prompt's ids and limits for one model.
+
+        Raises:
+            RequestError: NOT_FOUND for another model, INVALID for a refused conversation or too long a prompt.
+        """
+        _check_name(serving, request.model)
+        ids = serving.text.encode_chat(request.conversation)
+        if len(ids) > serving.context_length:
+            raise RequestError(
+                RequestErrorKind.INVALID,
+                f"prompt is too long: {len(ids)} tokens > {serving.context_length} maximum",
+            )
+        generation = self._daemon.settings.generation
+        wanted = generation.max_tokens if request.max_tokens is None else request.max_tokens
+        room = serving.context_length - len(ids)
+        return Prompt(
+            serving=serving,
+            ids=ids,
+            max_tokens=min(wanted, room),
+            clamped=wanted > room,
+            sampling=_sampling(request.sampling, generation),
+        )
+
+    def await_model(self, timeout: float) -> ServingModel | None:
+        """The model, as soon as there is one; None after `timeout` seconds without.
+
+        Raises:
+            RequestError: waiting became useless (failed, downloading, shutting down).
+        """
+        status = self._daemon.status.wait(lambda _: self._daemon.serving is not None, timeout)
+        serving = self._daemon.serving
+        refused = refusal(status)
+        if serving is None and refused is not None:
+            raise refused
+        return serving
+
+    def is_current(self, serving: ServingModel) -> bool:
+        """Whether `serving` is still the model that answers."""
+        return self._daemon.serving is serving
+
+    @property
+    def request_timeout(self) -> float:
+        """Longest time of one answer, in seconds."""
+        return self._daemon.settings.server.request_timeout
+
+
+_REFUSING = frozenset({Phase.DRAINING, Phase.FAILED})
+"""Phases in which nothing is answered even though a model may be there."""
+
+
+def _check_name(serving: ServingModel, name: str) -> None:
+    if serving.answers_to(name):
+        return
+    aliases = ", ".join(serving.aliases) or "none"
+    raise RequestError(
+        RequestErrorKind.NOT_FOUND,
+        f"There is no model {name!r} here: the resident model is {serving.name!r} (model.aliases: {aliases}).",
+        path="model",
+    )
+
+
+def _sampling(wishes: SamplingWishes, defaults: GenerationSettings) -> Sampling:
+    temperature = defaults.temperature if wishes.temperature is None else wishes.temperature
+    top_p = defaults.top_p if wishes.top_p is None else wishes.top_p
+    top_k = defaults.top_k if wishes.top_k is None else wishes.top_k
+    return Sampling(
+        # A nucleus of no size holds the likeliest token alone, and that is greedy decoding.
+        temperature=temperature if top_p > 0 else 0.0,
+        top_p=top_p or 1.0,
+        top_k=max(0, top_k),
+        min_p=defaults.min_p if wishes.min_p is None else wishes.min_p,
+        seed=wishes.seed,
+    )

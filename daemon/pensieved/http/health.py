@@ -1,0 +1,176 @@
+"""Routes for watchdogs, operators and the curious: page, health, readiness, status."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import falcon
+import msgspec
+
+from pensieved import __version__
+from pensieved.control.status import Phase, Status
+from pensieved.http.errors import RETRY_ADVICE
+from pensieved.http.readiness import is_serving, retry_after
+
+if TYPE_CHECKING:
+    from pensieved.control.serving import ServingModel
+    from pensieved.http.completion import Completions
+    from pensieved.http.daemon import Daemon
+
+_HEALTH = {
+    Phase.READY: "healthy",
+    Phase.DEGRADED: "degraded",
+    Phase.FAILED: "failed",
+    Phase.DRAINING: "degraded",
+}
+
+
+class Page:
+    """GET / and HEAD /: that this is a pensieved, and where to go."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """A few lines of plain text."""
+        serving = self._daemon.serving
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.text = (
+            f"pensieved {__version__}: {self._daemon.status.current.phase.value}\n"
+            f"model: {serving.name if serving else 'none yet'}\n\n"
+            "POST /v1/messages               Anthropic Messages\n"
+            "POST /v1/messages/count_tokens\n"
+            "GET  /v1/models\n"
+            "GET  /v1/status                 everything an operator wants to know\n"
+            "GET  /health, /ready\n"
+        )
+
+    on_head = on_get
+
+
+class Health:
+    """GET /health: 200 while the daemon lives, whatever the model does."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """`status` is healthy, starting, degraded or failed."""
+        phase = self._daemon.status.current.phase
+        resp.data = msgspec.json.encode(
+            {
+                "status": _HEALTH.get(phase, "starting"),
+                "model_loaded": self._daemon.serving is not None,
+                "phase": phase,
+                "timestamp": time.time(),
+                "version": __version__,
+            }
+        )
+
+    on_head = on_get
+
+
+class Ready:
+    """GET /ready: 200 only when a request would be answered now."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """503 carries Retry-After where waiting helps."""
+        status = self._daemon.status.current
+        ready = is_serving(status) and self._daemon.serving is not None
+        resp.data = msgspec.json.encode({"ready": ready, "phase": status.phase})
+        if not ready:
+            resp.status = falcon.HTTP_503
+            seconds = retry_after(status)
+            if seconds is not None:
+                resp.set_header(RETRY_ADVICE, str(seconds))
+
+    on_head = on_get
+
+
+class StatusReport:
+    """GET /v1/status: the daemon's whole state, as JSON."""
+
+    def __init__(self, daemon: Daemon, completions: Completions) -> None:
+        self._daemon = daemon
+        self._completions = completions
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """Sizes in bytes, durations in seconds, times in seconds since the epoch."""
+        status, serving = self._daemon.status.current, self._daemon.serving
+        resp.data = msgspec.json.encode(
+            {
+                "version": __version__,
+                "started_at": self._daemon.started_at,
+                "uptime": time.time() - self._daemon.started_at,
+                **_phase(status),
+                "model": _model(serving) if serving else None,
+                "engine": self._engine(),
+                "requests": self._requests(),
+                "limits": self._limits(serving),
+            }
+        )
+
+    def _engine(self) -> dict[str, Any] | None:
+        stats = self._daemon.engine_stats()
+        if stats is None:
+            return None
+        return {
+            "pid": stats.pid,
+            "restarts": stats.restarts,
+            "running": stats.running,
+            "active_memory": stats.active_memory,
+            "cache_memory": stats.cache_memory,
+        }
+
+    def _requests(self) -> dict[str, int]:
+        admission, totals = self._completions.admission, self._completions.totals
+        return {
+            "running": admission.running,
+            "queued": admission.queued,
+            "finished": totals.requests,
+            "failed": totals.failed,
+            "input_tokens": totals.input_tokens,
+            "output_tokens": totals.output_tokens,
+        }
+
+    def _limits(self, serving: ServingModel | None) -> dict[str, Any]:
+        server = self._daemon.settings.server
+        return {
+            "max_concurrent": self._completions.admission.max_concurrent,
+            "max_queued": self._completions.admission.max_queued,
+            "context_length": serving.context_length if serving else None,
+            "max_body": server.max_body,
+            "request_timeout": server.request_timeout,
+        }
+
+
+def _phase(status: Status) -> dict[str, Any]:
+    return {
+        "phase": status.phase,
+        "since": status.since,
+        "detail": status.detail,
+        "progress": status.progress,
+        "error": status.error,
+        "hint": status.hint,
+        "retry_at": status.retry_at,
+    }
+
+
+def _model(serving: ServingModel) -> dict[str, Any]:
+    manifest = serving.manifest
+    return {
+        "name": serving.name,
+        "aliases": serving.aliases,
+        "loaded_at": serving.loaded_at,
+        "source": manifest.source,
+        "revision": manifest.revision,
+        "commit": manifest.commit,
+        "quantization": manifest.effective_quantization,
+        "architecture": manifest.architecture,
+        "parameters": manifest.parameters,
+        "weight_bytes": manifest.weight_bytes,
+    }

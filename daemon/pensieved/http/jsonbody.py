@@ -1,0 +1,71 @@
+"""Request bodies: JSON into a typed struct, with the path of the field that is wrong."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import falcon
+import msgspec
+import msgspec.json
+
+from pensieved.errors import RequestError, RequestErrorKind
+
+T = TypeVar("T")
+
+_AT = re.compile(r" - at `\$?\.?(.*)`$")
+_INDEX = re.compile(r"\[(\d+)\]")
+_MISSING = re.compile(r"Object missing required field `(.+)`")
+
+
+def read_json(req: falcon.Request, decoder: msgspec.json.Decoder[T], max_body: int) -> T:
+    """The body of `req` as the decoder's type.
+
+    Raises:
+        RequestError: MEDIA_TYPE, TOO_LARGE or INVALID.
+    """
+    _check_media_type(req)
+    body = req.bounded_stream.read(max_body + 1)
+    if len(body) > max_body:
+        raise too_large(max_body)
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        path, what = _locate(str(error))
+        raise RequestError(RequestErrorKind.INVALID, what, path=path) from error
+    except UnicodeDecodeError as error:
+        raise RequestError(RequestErrorKind.INVALID, "The body is not valid UTF-8.") from error
+    except msgspec.DecodeError as error:
+        raise RequestError(RequestErrorKind.INVALID, f"The body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise RequestError(RequestErrorKind.INVALID, "The body is nested too deeply.") from error
+
+
+def too_large(max_body: int) -> RequestError:
+    """The refusal of a body beyond `server.max_body`."""
+    return RequestError(
+        RequestErrorKind.TOO_LARGE, f"The body is larger than {max_body} bytes (server.max_body)."
+    )
+
+
+def _check_media_type(req: falcon.Request) -> None:
+    """JSON must be declared: forms are what a foreign web page could send here without asking."""
+    declared = (req.content_type or "").partition(";")[0].strip().lower()
+    if declared != falcon.MEDIA_JSON:
+        raise RequestError(
+            RequestErrorKind.MEDIA_TYPE,
+            f"The content type must be application/json, not {declared or 'missing'}.",
+        )
+    if req.get_header("content-encoding", default="identity").lower() != "identity":
+        raise RequestError(RequestErrorKind.MEDIA_TYPE, "Compressed bodies are not supported.")
+
+
+def _locate(message: str) -> tuple[str, str]:
+    """Path and reason from msgspec's message: ``messages.0.content`` and ``Expected `str`, got `int```."""
+    found = _AT.search(message)
+    path = _INDEX.sub(r".\1", found[1]).lstrip(".") if found else ""
+    what = message[: found.start()] if found else message
+    missing = _MISSING.fullmatch(what)
+    if missing:
+        return f"{path}.{missing[1]}".lstrip("."), "Field required"
+    return path, what

@@ -1,0 +1,64 @@
+"""Around the whole app: a request id on every response, and one log line when its last byte is written.
+
+A WSGI layer rather than Falcon middleware, because a streamed answer is only over when its iterator is
+closed, and because it also covers what goes wrong inside Falcon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pensieved.http.record import ENVIRON_KEY, RequestRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    Environ = dict[str, Any]
+    StartResponse = Callable[..., Any]
+    WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+_LONGEST_PATH = 100  # of an unknown route, in the log
+
+
+class Observer:
+    """Wraps a WSGI app; is one."""
+
+    def __init__(self, app: WsgiApp) -> None:
+        self._app = app
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """PEP 3333."""
+        record = RequestRecord(
+            method=environ["REQUEST_METHOD"], route=environ.get("PATH_INFO", "")[:_LONGEST_PATH]
+        )
+        environ[ENVIRON_KEY] = record
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            record.status = int(status[:3])
+            return start_response(status, [*headers, ("request-id", record.request_id)], exc_info)
+
+        try:
+            body = self._app(environ, start)
+        except BaseException:
+            record.emit()
+            raise
+        return _ObservedBody(body, record)
+
+
+class _ObservedBody:
+    """The response's iterable; closing it ends the request."""
+
+    def __init__(self, body: Iterable[bytes], record: RequestRecord) -> None:
+        self._body = body
+        self._record = record
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._record.emit()

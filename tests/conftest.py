@@ -1,0 +1,23 @@
+"""Fixtures for all rooms."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from pensieved.models.preparation import PreparedModel, PrepareRequest, find_prepared, prepare
+from pensieved.models.source import parse_source
+from pensieved.settings.schema import STARTER_MODEL
+
+
+@pytest.fixture(scope="session")
+def starter_model(request: pytest.FixtureRequest) -> PreparedModel:
+    """The starter model, fetched and prepared once; it stays in $PENSIEVED_TEST_CACHE or pytest's own cache."""
+    named = os.environ.get("PENSIEVED_TEST_CACHE")
+    cache = Path(named) if named else Path(request.config.cache.mkdir("pensieved-models"))
+    wanted = PrepareRequest(source=parse_source(STARTER_MODEL), cache_dir=cache)
+    found = find_prepared(wanted)
+    return found if found is not None else prepare(wanted, lambda _: None, threading.Event())

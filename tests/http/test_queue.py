@@ -1,0 +1,250 @@
+"""Slots, queue, 529; waiting for the model; draining."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.front import END, events, ids_of, question, running_front, serving_model, wait_until
+
+from pensieved.control.status import Phase
+from pensieved.errors import RequestError, RequestErrorKind
+from pensieved.http import stream
+from pensieved.http.admission import Admission, bounded_retry
+from pensieved.models.progress import PrepareStage, Progress
+
+ENDLESS = "on and on " * 1000
+
+
+def test_first_come_first_served():
+    admission = Admission(1, 2)
+    first, second, third = admission.enter(), admission.enter(), admission.enter()
+    assert first.wait(0)
+    assert not second.wait(0)
+    assert (admission.running, admission.queued) == (1, 2)
+    with pytest.raises(RequestError) as caught:
+        admission.enter()
+    assert caught.value.kind is RequestErrorKind.OVERLOADED
+    first.leave()
+    assert second.wait(0)
+    assert not third.wait(0)
+    first.leave()
+    assert not third.wait(0)
+    second.leave()
+    assert third.wait(0)
+
+
+def test_leaving_the_queue():
+    admission = Admission(1, 2)
+    first, second, third = admission.enter(), admission.enter(), admission.enter()
+    second.leave()
+    first.leave()
+    assert third.wait(0)
+    assert not second.wait(0)
+    third.leave()
+    assert admission.wait_idle(0)
+
+
+def test_no_slot_is_lost_under_contention():
+    admission = Admission(3, 100)
+    running, most = [], []
+
+    def work():
+        ticket = admission.enter()
+        assert ticket.wait(10)
+        running.append(1)
+        most.append(len(running))
+        running.pop()
+        ticket.leave()
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda _: work(), range(300)))
+    assert admission.wait_idle(0)
+    assert max(most) <= 3
+
+
+def test_retry_is_bounded_and_follows_recent_durations():
+    assert [bounded_retry(seconds) for seconds in (-5, 0, 0.2, 17.1, 4000)] == [1, 1, 1, 18, 60]
+    quick = Admission(1, 0)
+    for _ in range(40):
+        quick.enter().leave()
+    quick.enter()
+    with pytest.raises(RequestError) as caught:
+        quick.enter()
+    assert caught.value.retry_after == 1
+
+
+def test_beyond_the_queue_529_with_retry_after():
+    with running_front(ENDLESS, max_concurrent=1, max_queued=1) as front, ThreadPoolExecutor(2) as pool:
+        front.engine.pause()
+        waiting = [pool.submit(front.say) for _ in range(2)]
+        wait_until(lambda: (front.admission.running, front.admission.queued) == (1, 1))
+        for streamed in (False, True):
+            response = front.say(stream=streamed)
+            assert response.status == 529
+            assert response.json()["error"]["type"] == "overloaded_error"
+            assert 1 <= int(response.headers["retry-after"]) <= 60
+        assert front.get("/health").status == 200
+        assert front.get("/v1/status").json()["requests"] | {"running": 1, "queued": 1} == front.get(
+            "/v1/status"
+        ).json()["requests"]
+        front.engine.resume()
+        assert [each.result().status for each in waiting] == [200, 200]
+
+
+def test_health_answers_while_every_place_is_taken():
+    with running_front(ENDLESS, max_concurrent=2, max_queued=6) as front, ThreadPoolExecutor(8) as pool:
+        front.engine.pause()
+        waiting = [pool.submit(front.say) for _ in range(8)]
+        wait_until(lambda: front.admission.queued == 6)
+        assert [front.get("/health").status for _ in range(5)] == [200] * 5
+        front.engine.resume()
+        assert {each.result().status for each in waiting} == {200}
+
+
+def test_pings_while_waiting(monkeypatch):
+    monkeypatch.setattr(stream, "PING_AFTER", 0.2)
+    monkeypatch.setattr(stream, "HOLD", 0.3)
+    with running_front(f"Hi{END}", max_concurrent=1) as front, ThreadPoolExecutor(1) as pool:
+        ticket = front.admission.enter()
+        asked = pool.submit(front.say, stream=True)
+        wait_until(lambda: front.admission.queued == 1)
+        time.sleep(2)
+        ticket.leave()
+        names = [name for name, _ in events(asked.result().body)]
+    assert names.count("ping") >= 2
+    assert [name for name in names if name != "ping"] == [
+        "message_start",
+        "content_block_start",
+        *["content_block_delta"] * names.count("content_block_delta"),
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+
+
+def test_pings_during_a_long_prefill(monkeypatch):
+    monkeypatch.setattr(stream, "PING_AFTER", 0.2)
+    monkeypatch.setattr(stream, "HOLD", 0.3)
+    with running_front(f"Hi{END}") as front, ThreadPoolExecutor(1) as pool:
+        front.engine.pause()
+        asked = pool.submit(front.say, stream=True)
+        time.sleep(2)
+        front.engine.resume()
+        assert [name for name, _ in events(asked.result().body)].count("ping") >= 2
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_request_waits_for_a_model_that_is_loading(streamed, monkeypatch):
+    monkeypatch.setattr(stream, "PING_AFTER", 0.2)
+    monkeypatch.setattr(stream, "HOLD", 0.1)
+    with running_front(f"Hi{END}", serving=False) as front, ThreadPoolExecutor(1) as pool:
+        front.daemon.status.enter(Phase.LOADING)
+        asked = pool.submit(front.say, stream=streamed)
+        wait_until(lambda: front.admission.running == 1)
+        time.sleep(1.2)
+        front.daemon.serving = serving_model(front.engine)
+        front.daemon.status.enter(Phase.READY)
+        response = asked.result()
+    assert response.status == 200
+    assert b'"stop_reason":"end_turn"' in response.body
+    if streamed:
+        assert events(response.body)[0][0] == "ping"
+
+
+def test_waiting_ends_when_loading_fails():
+    with running_front(serving=False) as front, ThreadPoolExecutor(1) as pool:
+        front.daemon.status.enter(Phase.LOADING)
+        asked = pool.submit(front.say)
+        wait_until(lambda: front.admission.running == 1)
+        front.daemon.status.enter(Phase.FAILED, error="Out of memory.", hint="Use a smaller model.")
+        response = asked.result()
+    assert response.status == 503
+    assert "Out of memory. Use a smaller model." in response.json()["error"]["message"]
+
+
+def test_wrong_requests_that_waited_for_the_model_are_told_so():
+    with running_front(serving=False) as front, ThreadPoolExecutor(1) as pool:
+        front.daemon.status.enter(Phase.LOADING)
+        asked = pool.submit(front.say, model="unknown")
+        wait_until(lambda: front.admission.running == 1)
+        front.daemon.serving = serving_model(front.engine)
+        front.daemon.status.enter(Phase.READY)
+        assert asked.result().status == 404
+
+
+def test_a_request_in_the_queue_goes_to_the_model_that_came_meanwhile():
+    with running_front(f"old{END}", max_concurrent=1) as front, ThreadPoolExecutor(1) as pool:
+        ticket = front.admission.enter()
+        asked = pool.submit(front.say, model="claude-x")
+        wait_until(lambda: front.admission.queued == 1)
+        front.engine.answer = lambda submit: ids_of(f"new {len(submit.prompt)}</s>")
+        front.daemon.serving = serving_model(front.engine, name="other", template="{{ messages[0].content }}")
+        ticket.leave()
+        assert asked.result().json()["content"][0]["text"] == f"new {len(ids_of('Hello'))}"
+
+
+def test_while_downloading_529_says_how_far():
+    with running_front(serving=False) as front:
+        progress = Progress(stage=PrepareStage.DOWNLOADING, done=42 * 1024**2, total=100 * 1024**2, eta=33.0)
+        front.daemon.status.enter(Phase.DOWNLOADING, progress=progress)
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            response = front.post(path, question())
+            assert response.status == 529
+            assert response.headers["retry-after"] == "33"
+            message = response.json()["error"]["message"]
+            assert "downloading (42.0 MiB of 100.0 MiB, 42 %, about 33s left)" in message
+
+
+def test_failed_and_draining_are_503():
+    with running_front() as front:
+        front.daemon.status.enter(Phase.FAILED, error="Gated.", retry_at=time.time() + 20)
+        response = front.say()
+        assert response.status == 503
+        assert 15 <= int(response.headers["retry-after"]) <= 21
+        front.daemon.status.enter(Phase.DRAINING)
+        response = front.say(stream=True)
+        assert response.status == 503
+        assert "shutting down" in response.json()["error"]["message"]
+        assert front.get("/health").json()["phase"] == "draining"
+
+
+def test_running_answers_finish_while_draining():
+    with running_front(f"finished{END}") as front, ThreadPoolExecutor(1) as pool:
+        front.engine.pause()
+        asked = pool.submit(front.say, stream=True)
+        wait_until(lambda: front.engine.submitted)
+        front.daemon.status.enter(Phase.DRAINING)
+        assert not front.admission.wait_idle(0)
+        front.engine.resume()
+        assert front.admission.wait_idle(10)
+        assert b"message_stop" in asked.result().body
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_answers_that_outlast_the_drain_end_with_an_error(streamed):
+    with running_front(ENDLESS) as front, ThreadPoolExecutor(1) as pool:
+        started = threading.Event()
+        front.engine.answer = lambda _: (started.set(), ids_of(ENDLESS))[1]
+        asked = pool.submit(front.say, stream=streamed, max_tokens=400)
+        assert started.wait(10)
+        front.admission.abort()
+        response = asked.result()
+        assert front.admission.wait_idle(10)
+    if response.status == 200:
+        assert events(response.body)[-1][0] == "error"
+    else:
+        assert response.status == 503
+    assert b"shutting down" in response.body
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_request_timeout(streamed):
+    with running_front(ENDLESS, request_timeout=0.3) as front:
+        front.engine.pause()
+        response = front.say(stream=streamed)
+        assert response.status == 504
+        assert response.json()["error"]["type"] == "timeout_error"
+        assert "server.request_timeout" in response.json()["error"]["message"]
+        assert front.admission.wait_idle(5)
+        wait_until(lambda: front.engine.cancelled)
