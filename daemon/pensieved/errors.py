@@ -7,7 +7,9 @@
     │   ├── ModelUnavailableError   missing, gated, private or not at that revision
     │   ├── UnsupportedModelError   an architecture or file format that cannot be served
     │   ├── IntegrityError          bytes are not what their publisher said
-    │   └── PortTakenError          another process listens there
+    │   ├── PortTakenError          another process listens there
+    │   ├── ServiceError            launchd is not there, refused, or runs something else than asked
+    │   └── NotRunningError         there is no daemon to talk to (exit 3)
     ├── TemporaryError              trying again may help; `retry_after` seconds if known
     │   ├── SourceUnreachableError  the network or the Hub does not answer
     │   ├── DiskFullError           too little space, with the numbers
@@ -69,6 +71,16 @@ class IntegrityError(PermanentError):
 
 class PortTakenError(PermanentError):
     """Another process listens on the port."""
+
+
+class ServiceError(PermanentError):
+    """The service manager cannot do what was asked of it."""
+
+
+class NotRunningError(PermanentError):
+    """The daemon is not installed, not running or does not answer."""
+
+    exit_code = 3
 
 
 class TemporaryError(PensievedError):

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from support import chat_templates
-from support.tiny_tokenizers import byte_fallback, byte_level
 
 from pensieved.chat.conversation import Conversation, Role, text_turn
 from pensieved.chat.tokenizer import ChatTokenizer
 from pensieved.errors import UnsupportedModelError
+from support import chat_templates
+from support.tiny_tokenizers import byte_fallback, byte_level
 
 TOKENS = {"bos_token": "<|bos|>", "eos_token": "</s>"}
 QUESTION = Conversation((text_turn(Role.USER, "What is the capital of France?"),))

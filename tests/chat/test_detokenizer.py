@@ -1,11 +1,13 @@
 """Any split of the ids gives the text of all of them at once."""
 
+import itertools
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.tiny_tokenizers import byte_fallback, byte_level
 
 from pensieved.chat.detokenizer import Detokenizer, Vocabulary
+from support.tiny_tokenizers import byte_fallback, byte_level
 
 TOKENIZERS = {"byte_level": byte_level, "byte_fallback": byte_fallback}
 VOCABULARIES = {name: Vocabulary(tokenizer()) for name, tokenizer in TOKENIZERS.items()}
@@ -15,7 +17,7 @@ BYTE_LEVEL_SIZE = byte_level().get_vocab_size()
 
 def pieces(ids, cuts):
     edges = [0, *sorted({cut % (len(ids) + 1) for cut in cuts}), len(ids)]
-    return [ids[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [ids[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def streamed(vocabulary, parts):

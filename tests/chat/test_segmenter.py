@@ -1,13 +1,15 @@
 """Stop strings end the answer exactly where they begin, however the text arrives."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_tokenizers import byte_level
 
 from pensieved.chat.detokenizer import Detokenizer, Vocabulary
 from pensieved.chat.events import TextDelta
 from pensieved.chat.segmenter import Segmenter
 from pensieved.chat.stops import StopScanner, StopStrings
+from support.tiny_tokenizers import byte_level
 
 VOCABULARY = Vocabulary(byte_level())
 LETTERS = st.text(alphabet="ab🙂\n", max_size=40)
@@ -65,7 +67,7 @@ def segmented(parts, stops):
 def test_any_split_of_the_ids_gives_the_same_answer(text, stops, cuts):
     ids = byte_level().encode(text).ids
     edges = [0, *sorted({cut % (len(ids) + 1) for cut in cuts}), len(ids)]
-    parts = [ids[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [ids[start:end] for start, end in itertools.pairwise(edges)]
     whole = segmented([ids], stops)
     assert segmented(parts, stops) == whole
     assert whole[:2] == naive(text, stops)

@@ -1,11 +1,11 @@
 """Conversations that a template refuses are bent, as little as needed and the same way each time."""
 
 import pytest
-from support import chat_templates
 
 from pensieved.chat.conversation import Role, Turn, merge_turns, text_turn
 from pensieved.chat.shape import fit, probe
 from pensieved.chat.template import ChatTemplate
+from support import chat_templates
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 ROLES = {"s": Role.SYSTEM, "u": Role.USER, "a": Role.ASSISTANT}

@@ -1,14 +1,14 @@
 """Rendering is transformers' rendering, character for character and id for id."""
 
 import pytest
-from support import chat_templates
-from support.tiny_tokenizers import byte_level
 from transformers import PreTrainedTokenizerFast
 
 from pensieved.chat.conversation import Conversation, Role, text_turn
 from pensieved.chat.template import ChatTemplate
 from pensieved.chat.tokenizer import ChatTokenizer
 from pensieved.errors import RequestError, RequestErrorKind, UnsupportedModelError
+from support import chat_templates
+from support.tiny_tokenizers import byte_level
 
 TOKENS = {"bos_token": "<|bos|>", "eos_token": "</s>", "pad_token": "<pad>"}
 

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 from structlog.testing import capture_logs
-from support.front import question, running_front, serving_model, wait_until
 
 from pensieved.control.status import Phase
+from support.front import question, running_front, serving_model, wait_until
 
 ENDLESS = "on and on " * 1000
 

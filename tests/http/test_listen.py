@@ -35,7 +35,9 @@ def test_another_processes_port():
         "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen();"
         "print(s.getsockname()[1], flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         port = int(other.stdout.readline())
         with pytest.raises(PortTakenError, match=f"pid {other.pid}"):
             bind("127.0.0.1", port)

@@ -2,9 +2,9 @@
 
 import anthropic
 import pytest
-from support.front import END, MODEL, ids_of, running_front, wait_until
 
 from pensieved.control.status import Phase
+from support.front import END, MODEL, ids_of, running_front, wait_until
 
 
 @pytest.fixture
@@ -210,15 +210,11 @@ def test_engine_failure_before_the_first_token_has_a_status(front, client):
 
 def test_engine_failure_in_the_middle_is_an_error_event(front, client):
     front.engine.answer = lambda _: ids_of("never ending " * 1000)
-    texts = []
-    with (
-        pytest.raises(anthropic.APIStatusError, match="The engine died"),
-        client.messages.stream(**ASK) as stream,
-    ):
-        for text in stream.text_stream:
-            texts.append(text)
-            front.engine.client.close("The engine died.")
-    assert texts
+    with client.messages.stream(**ASK) as stream:
+        assert next(stream.text_stream)
+        front.engine.client.close("The engine died.")
+        with pytest.raises(anthropic.APIStatusError, match=r"The engine died\."):
+            stream.until_done()
 
 
 def test_refused_by_the_engine(front, client):
@@ -237,6 +233,7 @@ def test_draining(front, client):
 def test_retries_of_the_sdk_outlast_an_overload(front):
     with anthropic.Anthropic(base_url=front.url, api_key="none", max_retries=3) as client:
         front.admission.max_concurrent, front.admission.max_queued = 1, 0
+        front.admission._mean_seconds = 0.1  # or the first guess of Retry-After is waited for
         ticket = front.admission.enter()
         calls = []
         refuse = front.admission.enter

@@ -2,11 +2,11 @@
 
 import pytest
 from structlog.testing import capture_logs
-from support.front import MODEL, running_front, wait_until
 
 import pensieved
 from pensieved.control.status import Phase
 from pensieved.models.progress import PrepareStage, Progress
+from support.front import MODEL, running_front, wait_until
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ def test_ready_only_when_ready(starting):
 
 
 def test_status_while_downloading(starting):
-    progress = Progress(stage=PrepareStage.DOWNLOADING, detail="model.safetensors", done=5, total=10, rate=1.0, eta=5.0)
+    progress = Progress(
+        stage=PrepareStage.DOWNLOADING, detail="model.safetensors", done=5, total=10, rate=1.0, eta=5.0
+    )
     starting.daemon.status.enter(Phase.DOWNLOADING, detail="tiny", progress=progress)
     content = starting.get("/v1/status").json()
     assert content["phase"] == "downloading"
@@ -117,8 +119,13 @@ def test_one_log_line_a_request_and_no_text_in_it():
         wait_until(lambda: sum(line["event"] == "request" for line in logs) == 6)
     lines = [line for line in logs if line["event"] == "request"]
     assert len(lines) == 6
-    assert lines[0] | {"request_id": identifier, "route": "/v1/messages", "status": 200, "stop_reason": "end"} == lines[0]
-    assert {"input_tokens", "output_tokens", "queue_seconds", "ttft_seconds", "total_seconds"} <= set(lines[0])
+    assert (
+        lines[0] | {"request_id": identifier, "route": "/v1/messages", "status": 200, "stop_reason": "end"}
+        == lines[0]
+    )
+    assert {"input_tokens", "output_tokens", "queue_seconds", "ttft_seconds", "total_seconds"} <= set(
+        lines[0]
+    )
     assert [line["stream"] for line in lines[:2]] == [False, True]
     assert (lines[2]["status"], lines[2]["error"]) == (404, "not_found")
     assert (lines[3]["route"], lines[3]["status"]) == ("/nowhere", 404)

@@ -5,13 +5,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.front import END, events, ids_of, question, running_front, serving_model, wait_until
 
 from pensieved.control.status import Phase
 from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http import stream
 from pensieved.http.admission import Admission, bounded_retry
 from pensieved.models.progress import PrepareStage, Progress
+from support.front import END, events, ids_of, question, running_front, serving_model, wait_until
 
 ENDLESS = "on and on " * 1000
 
@@ -85,9 +85,10 @@ def test_beyond_the_queue_529_with_retry_after():
             assert response.json()["error"]["type"] == "overloaded_error"
             assert 1 <= int(response.headers["retry-after"]) <= 60
         assert front.get("/health").status == 200
-        assert front.get("/v1/status").json()["requests"] | {"running": 1, "queued": 1} == front.get(
-            "/v1/status"
-        ).json()["requests"]
+        assert (
+            front.get("/v1/status").json()["requests"] | {"running": 1, "queued": 1}
+            == front.get("/v1/status").json()["requests"]
+        )
         front.engine.resume()
         assert [each.result().status for each in waiting] == [200, 200]
 
@@ -105,51 +106,49 @@ def test_health_answers_while_every_place_is_taken():
 def test_pings_while_waiting(monkeypatch):
     monkeypatch.setattr(stream, "PING_AFTER", 0.2)
     monkeypatch.setattr(stream, "HOLD", 0.3)
-    with running_front(f"Hi{END}", max_concurrent=1) as front, ThreadPoolExecutor(1) as pool:
+    with running_front(f"Hi{END}", max_concurrent=1) as front:
         ticket = front.admission.enter()
-        asked = pool.submit(front.say, stream=True)
-        wait_until(lambda: front.admission.queued == 1)
-        time.sleep(2)
-        ticket.leave()
-        names = [name for name, _ in events(asked.result().body)]
-    assert names.count("ping") >= 2
-    assert [name for name in names if name != "ping"] == [
-        "message_start",
-        "content_block_start",
-        *["content_block_delta"] * names.count("content_block_delta"),
-        "content_block_stop",
-        "message_delta",
-        "message_stop",
-    ]
+        with front.streaming() as names:
+            assert [next(names) for _ in range(3)] == ["message_start", "ping", "ping"]
+            assert front.admission.queued == 1
+            ticket.leave()
+            rest = [name for name in names if name != "ping"]
+    assert rest[0] == "content_block_start"
+    assert set(rest[1:-3]) == {"content_block_delta"}
+    assert rest[-3:] == ["content_block_stop", "message_delta", "message_stop"]
 
 
 def test_pings_during_a_long_prefill(monkeypatch):
     monkeypatch.setattr(stream, "PING_AFTER", 0.2)
     monkeypatch.setattr(stream, "HOLD", 0.3)
-    with running_front(f"Hi{END}") as front, ThreadPoolExecutor(1) as pool:
+    with running_front(f"Hi{END}") as front:
         front.engine.pause()
-        asked = pool.submit(front.say, stream=True)
-        time.sleep(2)
-        front.engine.resume()
-        assert [name for name, _ in events(asked.result().body)].count("ping") >= 2
+        with front.streaming() as names:
+            assert [next(names) for _ in range(3)] == ["message_start", "ping", "ping"]
+            front.engine.resume()
+            assert list(names)[-1] == "message_stop"
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_request_waits_for_a_model_that_is_loading(streamed, monkeypatch):
-    monkeypatch.setattr(stream, "PING_AFTER", 0.2)
-    monkeypatch.setattr(stream, "HOLD", 0.1)
+def test_a_request_waits_for_a_model_that_is_loading():
     with running_front(f"Hi{END}", serving=False) as front, ThreadPoolExecutor(1) as pool:
         front.daemon.status.enter(Phase.LOADING)
-        asked = pool.submit(front.say, stream=streamed)
+        asked = pool.submit(front.say)
         wait_until(lambda: front.admission.running == 1)
-        time.sleep(1.2)
         front.daemon.serving = serving_model(front.engine)
         front.daemon.status.enter(Phase.READY)
-        response = asked.result()
-    assert response.status == 200
-    assert b'"stop_reason":"end_turn"' in response.body
-    if streamed:
-        assert events(response.body)[0][0] == "ping"
+        assert asked.result().json()["stop_reason"] == "end_turn"
+
+
+def test_pings_while_the_model_loads(monkeypatch):
+    monkeypatch.setattr(stream, "PING_AFTER", 0.2)
+    monkeypatch.setattr(stream, "HOLD", 0.1)
+    with running_front(f"Hi{END}", serving=False) as front:
+        front.daemon.status.enter(Phase.LOADING)
+        with front.streaming() as names:
+            assert [next(names) for _ in range(2)] == ["ping", "ping"]
+            front.daemon.serving = serving_model(front.engine)
+            front.daemon.status.enter(Phase.READY)
+            assert next(name for name in names if name != "ping") == "message_start"
 
 
 def test_waiting_ends_when_loading_fails():

@@ -3,8 +3,10 @@
 import json
 
 import pytest
-from support.front import MODEL, ids_of, question, running_front
 from structlog.testing import capture_logs
+
+from pensieved.chat.detokenizer import Detokenizer
+from support.front import MODEL, ids_of, question, running_front
 
 JSON = {"content-type": "application/json"}
 
@@ -36,9 +38,18 @@ def check(response, status, kind, *words):
         ({"messages": "hello"}, "messages: Expected `array`, got `str`"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role: Invalid enum value 'robot'"),
         ({"messages": [{"role": "user"}]}, "messages.0.content: Field required"),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content: Expected `str | array`, got `int`"),
-        ({"messages": [{"role": "user", "content": ""}]}, "messages.0.content: all messages must have non-empty"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages.0.content: all messages must have non-empty"),
+        (
+            {"messages": [{"role": "user", "content": 5}]},
+            "messages.0.content: Expected `str | array`, got `int`",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ""}]},
+            "messages.0.content: all messages must have non-empty",
+        ),
+        (
+            {"messages": [{"role": "user", "content": []}]},
+            "messages.0.content: all messages must have non-empty",
+        ),
         (
             {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": [{"type": "text"}]}]},
             "messages.1.content.0.text: Field required",
@@ -51,7 +62,10 @@ def check(response, status, kind, *words):
             {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]},
             "messages.0.content.0: this model takes text only, not tool_result blocks",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages.0.content.0.type: Invalid"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "hologram"}]}]},
+            "messages.0.content.0.type: Invalid",
+        ),
         ({"system": [{"type": "image"}]}, "system.0.type: Invalid value 'image'"),
         ({"system": 5}, "system: Expected"),
         ({"max_tokens": -1}, "max_tokens: Expected `int` >= 0"),
@@ -111,19 +125,32 @@ def test_wrong_content_type(front, content_type):
 
 def test_charset_is_fine_and_compression_is_not(front):
     body = json.dumps(question()).encode()
-    assert front.request("POST", "/v1/messages", body, {"content-type": "Application/JSON; charset=utf-8"}).status == 200
+    assert (
+        front.request(
+            "POST", "/v1/messages", body, {"content-type": "Application/JSON; charset=utf-8"}
+        ).status
+        == 200
+    )
     response = front.request("POST", "/v1/messages", body, JSON | {"content-encoding": "gzip"})
     check(response, 415, "invalid_request_error", "Compressed")
 
 
-@pytest.mark.parametrize("path", ["/v1/complete", "/v1/messages/batches", "/nothing", "/%ff%fe", "/v1/models/unknown"])
+@pytest.mark.parametrize(
+    "path", ["/v1/complete", "/v1/messages/batches", "/nothing", "/%ff%fe", "/v1/models/unknown"]
+)
 def test_unknown_route(front, path):
     check(front.get(path), 404, "not_found_error")
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/messages"), ("DELETE", "/v1/messages"), ("POST", "/health"), ("PUT", "/v1/models"), ("BREW", "/")],
+    [
+        ("GET", "/v1/messages"),
+        ("DELETE", "/v1/messages"),
+        ("POST", "/health"),
+        ("PUT", "/v1/models"),
+        ("BREW", "/"),
+    ],
 )
 def test_wrong_method(front, method, path):
     response = front.request(method, path)
@@ -161,7 +188,10 @@ def test_count_tokens_needs_no_max_tokens(front):
     expected = len(ids_of("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"))
     assert front.post("/v1/messages/count_tokens", request).json() == {"input_tokens": expected}
     check(
-        front.post("/v1/messages/count_tokens", request | {"messages": []}), 400, "invalid_request_error", "messages"
+        front.post("/v1/messages/count_tokens", request | {"messages": []}),
+        400,
+        "invalid_request_error",
+        "messages",
     )
 
 
@@ -179,13 +209,13 @@ def test_a_bug_of_ours_is_500_without_details(front, monkeypatch):
 
 
 def test_a_bug_of_ours_within_a_stream_is_an_error_event(front, monkeypatch):
-    from pensieved.chat.detokenizer import Detokenizer
-
     class Broken(Detokenizer):
         def flush(self):
             raise KeyError("secret detail")
 
-    monkeypatch.setattr(front.daemon.serving.text, "detokenizer", lambda: Broken(front.daemon.serving.text._vocabulary))
+    monkeypatch.setattr(
+        front.daemon.serving.text, "detokenizer", lambda: Broken(front.daemon.serving.text._vocabulary)
+    )
     with capture_logs() as logs:
         response = front.post("/v1/messages", question(stream=True))
     assert response.status == 200

@@ -5,10 +5,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.front import END, running_front, wait_until
 
 from pensieved.http.listen import bind
 from pensieved.http.server import HttpServer
+from support.front import END, running_front, wait_until
 
 
 def test_close_lets_an_answer_that_is_being_written_finish():

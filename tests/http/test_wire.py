@@ -5,9 +5,9 @@ import json
 import socket
 
 import pytest
-from support.front import MODEL, question, running_front, wait_until
 
 from pensieved.http import channel
+from support.front import MODEL, question, running_front, wait_until
 
 MEGABYTE = 1 << 20
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 from support import tiny
@@ -112,8 +113,6 @@ def test_a_damaged_manifest_means_a_new_preparation(hub, preparing, at):
 
 
 def test_the_hub_cache_may_be_emptied(hub, preparing, tmp_path):
-    import shutil
-
     hub.commit(REPO, tiny.llama_files())
     model = preparing(REPO, quantization="none")
     shutil.rmtree(tmp_path / "hf")

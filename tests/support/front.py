@@ -16,9 +16,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from support.chat_templates import CHATML
-from support.tiny_tokenizers import byte_level
-
 from pensieved.chat.tokenizer import ChatTokenizer
 from pensieved.control.serving import ServingModel
 from pensieved.control.status import Phase, StatusBoard
@@ -30,6 +27,8 @@ from pensieved.http.listen import bind
 from pensieved.http.server import HttpServer, threads_for
 from pensieved.models.manifest import Manifest, TokenizerFacts
 from pensieved.settings.schema import ServerSettings, Settings
+from support.chat_templates import CHATML
+from support.tiny_tokenizers import byte_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +53,9 @@ class ScriptedEngine:
         self.submitted: list[Submit] = []
         self.cancelled: list[int] = []
         self.refusal: str | None = None
-        self.running: dict[int, list[int]] = {}
+        self.running: dict[
+            int, tuple[Submit, list[int], int]
+        ] = {}  # request, what is left, how much was sent
         self._flowing = threading.Event()
         self._flowing.set()
         self._inbox: queue.Queue[ToEngine | None] = queue.Queue()
@@ -93,7 +94,7 @@ class ScriptedEngine:
             self.client.refuse(Refused(frame.request, self.refusal))
         elif isinstance(frame, Submit):
             self.submitted.append(frame)
-            self.running[frame.request] = list(self.answer(frame))
+            self.running[frame.request] = (frame, list(self.answer(frame)), 0)
         elif isinstance(frame, Cancel):
             self.cancelled.append(frame.request)
             self.running.pop(frame.request, None)
@@ -103,8 +104,7 @@ class ScriptedEngine:
         self.client.dispatch(Step(tuple(outputs)))
 
     def _output(self, request: int) -> Output:
-        submit = next(each for each in self.submitted if each.request == request)
-        left, sent = self.running[request], len(self.answer(submit)) - len(self.running[request])
+        submit, left, sent = self.running[request]
         tokens: list[int] = []
         finish = None
         while left and len(tokens) < self.tokens_per_step and finish is None:
@@ -113,6 +113,7 @@ class ScriptedEngine:
                 finish = FinishReason.STOP
             elif sent + len(tokens) >= submit.max_tokens:
                 finish = FinishReason.LENGTH
+        self.running[request] = (submit, left, sent + len(tokens))
         if finish is not None:
             del self.running[request]
         return Output(request, tuple(tokens), finish)
@@ -230,6 +231,19 @@ class Front:
     def post(self, path: str, content: Any) -> Response:
         """POST of JSON."""
         return self.request("POST", path, json.dumps(content).encode(), {"content-type": "application/json"})
+
+    @contextlib.contextmanager
+    def streaming(self, **fields: Any) -> Iterator[Iterator[str]]:
+        """A streamed answer's event names, one by one as they arrive."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        try:
+            body = json.dumps(question(stream=True, **fields)).encode()
+            connection.request("POST", "/v1/messages", body, {"content-type": "application/json"})
+            reply = connection.getresponse()
+            assert reply.status == 200
+            yield (line[7:-1].decode() for line in reply if line.startswith(b"event: "))
+        finally:
+            connection.close()
 
     def say(self, text: str = "Hello", **fields: Any) -> Response:
         """POST /v1/messages with one user turn."""

@@ -30,7 +30,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A moment of the engine. Memory in bytes as MLX counts it; `running` as the engine last said."""
+    """A moment of the engine. Memory in bytes as MLX counts it; `running` and `resumed` in requests."""
 
     state: EngineState
     pid: int | None

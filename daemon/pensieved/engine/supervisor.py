@@ -140,7 +140,7 @@ class Engine:
         return EngineStats(
             state=self._state,
             pid=life.process.pid if life is not None else None,
-            running=heartbeat.running,
+            running=self.client.live,
             active_memory=heartbeat.active_memory,
             cache_memory=heartbeat.cache_memory,
             restarts=self._restarts,
@@ -209,7 +209,9 @@ class Engine:
             self._mourn(life, ending)
 
     def _mourn(self, life: _Life, ending: Ending) -> None:
-        log.warning("engine.died", reason=ending.reason, code=ending.returncode, output="\n".join(ending.tail))
+        log.warning(
+            "engine.died", reason=ending.reason, code=ending.returncode, output="\n".join(ending.tail)
+        )
         if ending.fault is not None:
             discard_kernels(self._config)
         if ending.fault is not None and ending.fault.permanent:

@@ -172,7 +172,10 @@ class Answer:
                 continue
             self._check()
             ended = chunk.finish is FinishReason.STOP
-            yield from self._delivered(segmenter.feed(chunk.tokens[:-1] if ended else chunk.tokens))
+            deltas = segmenter.feed(chunk.tokens[:-1] if ended else chunk.tokens)
+            yield from self._delivered(deltas)
+            if not deltas:  # everything is held back: still a moment to look at the client
+                yield Idle()
             if segmenter.stopped_by is not None or chunk.finish is not None:
                 break
         yield from self._delivered(segmenter.finish())

@@ -111,6 +111,7 @@ class ModelCache:
         try:
             self._sweep(key)
             yield
+            self._sweep(key)
         finally:
             lock.release()
 

@@ -61,16 +61,15 @@ def weight_bytes(model: Any) -> int:
 def warm_up(batch: Batch, device: mx.Device, *, max_concurrent: int, prefill_chunk: int) -> None:
     """Run requests of the shapes that will come, so that no user waits for their compilation.
 
-    A CPU has next to nothing to compile: one short request touches the weights. On a GPU every number of rows up
-    to `max_concurrent` that the loop doubles through is met once, with a full chunk of prefill.
+    A CPU has next to nothing to compile: one token touches all weights. On a GPU every number of rows that doubling
+    passes through up to `max_concurrent` is met once, with a full chunk of prefill.
     """
     cpu = device.type == mx.DeviceType.cpu
-    rows, length = 1, 2 if cpu else prefill_chunk
+    rows = 1
     while True:
+        prompt = (0,) * (1 if cpu else max(2, prefill_chunk // rows))
         for row in range(rows):
-            batch.insert(
-                Submit(request=-1 - row, prompt=(0,) * max(2, length // rows), max_tokens=2, stop_tokens=())
-            )
+            batch.insert(Submit(request=row, prompt=prompt, max_tokens=1 if cpu else 2, stop_tokens=()))
         while len(batch):
             batch.step()
         if cpu or rows >= max_concurrent:

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 MOST_STOP_SEQUENCES = 256
 LONGEST_STOP_SEQUENCE = 1024
+LONGEST_NAME = 256
 
 StopSequence = Annotated[str, Meta(min_length=1, max_length=LONGEST_STOP_SEQUENCE)]
 
@@ -72,7 +73,7 @@ class Message(msgspec.Struct):
 class PromptFields(msgspec.Struct, kw_only=True):
     """What makes up the prompt; also the whole of a count_tokens request."""
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
     messages: Annotated[list[Message], Meta(min_length=1)]
     system: str | list[TextBlock] | None = None
 

