@@ -74,8 +74,10 @@ class StatusBoard:
         hint: str | None = None,
         retry_at: float | None = None,
     ) -> None:
-        """Write a new status; `since` is kept while the phase stays the same."""
+        """Write a new status; `since` is kept while the phase stays the same. Nothing follows DRAINING."""
         with self._changed:
+            if self._status.phase is Phase.DRAINING:
+                return
             since = self._status.since if phase is self._status.phase else time.time()
             self._status = status = Status(
                 phase=phase,
