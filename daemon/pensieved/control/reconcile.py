@@ -150,6 +150,7 @@ class Reconciler:
                 ),
                 loaded_at=time.time(),
                 manifest=manifest,
+                lease=prepared.lease,
                 text=text.result(),
                 engine=self._engine.client,
             )

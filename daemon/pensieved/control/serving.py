@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pensieved.chat.tokenizer import ChatTokenizer
     from pensieved.engine.client import EngineClient
+    from pensieved.models.cache import Lease
     from pensieved.models.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class ServingModel:
-    """A resident model. `context_length` bounds prompt plus answer, in tokens."""
+    """A resident model. `context_length` bounds prompt plus answer, in tokens; `lease` keeps its folder on disk."""
 
     name: str
     aliases: tuple[str, ...]
@@ -23,6 +24,7 @@ class ServingModel:
     manifest: Manifest
     text: ChatTokenizer
     engine: EngineClient
+    lease: Lease | None = None
 
     def answers_to(self, name: str) -> bool:
         """Whether a request for `name` is meant for this model."""
