@@ -14,10 +14,19 @@ from pensieved.settings.schema import STARTER_MODEL
 
 
 @pytest.fixture(scope="session")
+def starter_cache(request: pytest.FixtureRequest, starter_model: PreparedModel) -> Path:
+    """The cache folder that holds the prepared starter model."""
+    return _cache(request)
+
+
+@pytest.fixture(scope="session")
 def starter_model(request: pytest.FixtureRequest) -> PreparedModel:
     """The starter model, fetched and prepared once; it stays in $PENSIEVED_TEST_CACHE or pytest's own cache."""
-    named = os.environ.get("PENSIEVED_TEST_CACHE")
-    cache = Path(named) if named else Path(request.config.cache.mkdir("pensieved-models"))
-    wanted = PrepareRequest(source=parse_source(STARTER_MODEL), cache_dir=cache)
+    wanted = PrepareRequest(source=parse_source(STARTER_MODEL), cache_dir=_cache(request))
     found = find_prepared(wanted)
     return found if found is not None else prepare(wanted, lambda _: None, threading.Event())
+
+
+def _cache(request: pytest.FixtureRequest) -> Path:
+    named = os.environ.get("PENSIEVED_TEST_CACHE")
+    return Path(named) if named else Path(request.config.cache.mkdir("pensieved-models"))

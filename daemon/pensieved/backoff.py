@@ -15,7 +15,7 @@ class Backoff:
 
     def next(self) -> float:
         """The delay before the next attempt."""
-        ceiling = min(self._longest, self._first * 2**self._attempt)
+        ceiling = min(self._longest, self._first * 2.0**self._attempt)
         self._attempt += 1
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311  jitter, not a secret
 

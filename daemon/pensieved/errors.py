@@ -107,6 +107,7 @@ class RequestErrorKind(StrEnum):
     """What went wrong with a request, in no dialect's words."""
 
     INVALID = "invalid"  # the request itself is wrong: 400
+    TOO_LONG = "too_long"  # the prompt exceeds the context: 400
     AUTHENTICATION = "authentication"  # no key or a wrong one: 401
     FORBIDDEN = "forbidden"  # a host or an origin that may not come in: 403
     NOT_FOUND = "not_found"  # no such route or model: 404

@@ -95,7 +95,7 @@ def test_nobody_joins_a_trial_and_newcomers_do_not_delay_it():
     assert names(admissible(engine.live)) == ["new"]
 
 
-@pytest.mark.parametrize(("weight", "deaths"), [(OWN_DOING, 2), (FROM_OUTSIDE, 4)])
+@pytest.mark.parametrize(("weight", "deaths"), [(OWN_DOING, 2), (FROM_OUTSIDE, 32)])
 def test_deaths_until_a_request_fails(weight, deaths):
     engine = Engine("a", deadly="a")
     for count in range(1, deaths + 1):

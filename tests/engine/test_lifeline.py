@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.engines import lives
 
 TESTS = Path(__file__).parent.parent

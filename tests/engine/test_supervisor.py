@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 import structlog
-from support import engines
-from support.engines import Script, engine_config
 
 from pensieved.engine.protocol import FinishReason, Sampling
 from pensieved.engine.supervisor import Engine, EngineState
 from pensieved.errors import EngineError, RequestError, RequestErrorKind, UnsupportedModelError
+from support import engines
+from support.engines import Script, engine_config
 
 STOP = 7
 ELSEWHERE = Path("/model")
@@ -28,7 +28,7 @@ def quiet_log():
 
 
 @contextmanager
-def running(folder, script=None, load=True, **settings):
+def running(folder, script=None, *, load=True, **settings):
     states = []
     engine = Engine(
         engine_config(folder, script, **settings), lambda state, reason: states.append((state, reason))
@@ -155,7 +155,7 @@ def check_streams(engine, count=6, length=60):
     generations = [submit(engine, max_tokens=length) for _ in range(count)]
     for generation in generations:
         tokens, finish = collect(generation)
-        assert tokens == list(range(100, 100 + length - 1)) + [100 + length - 1]
+        assert tokens == list(range(100, 100 + length))
         assert finish is FinishReason.LENGTH
         assert list(generation.produced) == tokens
 

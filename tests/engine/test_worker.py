@@ -7,12 +7,12 @@ import signal
 import time
 
 import pytest
-from support import reference, tiny
 
 from pensieved.engine import launch
 from pensieved.engine.protocol import FinishReason, Sampling
 from pensieved.engine.supervisor import Engine, EngineConfig, EngineState
-from pensieved.errors import EngineError, RequestError, RequestErrorKind, UnsupportedModelError
+from pensieved.errors import RequestError, RequestErrorKind, UnsupportedModelError
+from support import reference, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -205,10 +205,6 @@ def test_the_narrowest_sampling_is_greedy(engine, expected, sampling):
 def test_no_parameter_can_hurt_the_engine(engine, sampling, seed):
     pid = engine.stats.pid
     wanted = {"temperature": 1.0, "seed": seed, **sampling}
-    if abs(wanted["seed"] or 0) >= 2**64:  # what msgpack cannot carry is refused before it is sent
-        with pytest.raises(OverflowError):
-            submit(engine, [1, 2, 3], max_tokens=4, **wanted)
-        return
     tokens, finish = collect(submit(engine, [1, 2, 3], max_tokens=4, **wanted))
     assert len(tokens) == 4
     assert all(0 <= token < VOCABULARY for token in tokens)
@@ -315,7 +311,7 @@ def test_a_gpu_that_is_not_there(model, config, loader):
         pytest.skip("this machine has a GPU")
     engine = Engine(EngineConfig(cache_dir=config.cache_dir, device="gpu"), lambda *_: None)
     try:
-        with pytest.raises(EngineError | UnsupportedModelError, match=r"engine\.device"):
+        with pytest.raises(UnsupportedModelError, match=r"engine\.device"):
             engine.load(model, max_concurrent=2)
     finally:
         engine.stop(5)

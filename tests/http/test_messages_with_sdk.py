@@ -236,15 +236,15 @@ def test_retries_of_the_sdk_outlast_an_overload(front):
         front.admission._mean_seconds = 0.1  # or the first guess of Retry-After is waited for
         ticket = front.admission.enter()
         calls = []
-        refuse = front.admission.enter
+        refuse = front.admission.enter_together
 
-        def enter():
+        def enter(count):
             calls.append(1)
             if len(calls) == 2:
                 ticket.leave()
-            return refuse()
+            return refuse(count)
 
-        front.admission.enter = enter
+        front.admission.enter_together = enter
         assert client.messages.create(**ASK).stop_reason == "end_turn"
         assert len(calls) == 2
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.hub import Hub
 
 from pensieved.models.preparation import PreparedModel, PrepareRequest, find_prepared, prepare
 from pensieved.models.source import parse_source
 from pensieved.models.wire import Retries
+from support.hub import Hub
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -53,7 +53,9 @@ def test_a_folder_that_is_read_stays(cache):
 def test_a_lease_dies_with_its_process(cache):
     folder = publish(cache, "one")
     program = f"from pathlib import Path; from pensieved.models.cache import Lease; lease = Lease(Path({str(folder)!r})); print(1, flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
         reader.stdout.readline()
         with pytest.raises(PermanentError, match="in use"):
             cache.remove(KEY)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-from support import tiny
 from typer.testing import CliRunner
 
 from pensieved.cli.models import app
 from pensieved.errors import PermanentError, UsageError
+from support import tiny
 
 REPO = "tiny/llama"
 
@@ -48,14 +49,19 @@ def test_pull_list_verify_remove(cli, hub):
     sha = hub.commit(REPO, tiny.llama_files(dtype="float16"))
     assert f"{REPO} is ready: 4bit" in cli("pull", REPO, "--quantization", "4bit")
     (row,) = json.loads(cli("list", "--json"))
-    assert (row["name"], row["commit"], row["effective_quantization"], row["state"]) == (REPO, sha, "4bit", "ready")
+    assert (row["name"], row["commit"], row["effective_quantization"], row["state"]) == (
+        REPO,
+        sha,
+        "4bit",
+        "ready",
+    )
     listed = cli("list")
     assert REPO in listed
     assert sha[:7] in listed
     assert sha[:8] not in listed
     assert f"{row['key']}: ok" in cli("verify", REPO)
-    weights = f"{row['path']}/model.safetensors"
-    with open(weights, "r+b") as file:
+    weights = Path(row["path"]) / "model.safetensors"
+    with weights.open("r+b") as file:
         file.seek(2000)
         file.write(b"damage")
     assert f"{row['key']}: damaged: model.safetensors" in cli("verify", code=1)

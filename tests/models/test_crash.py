@@ -13,12 +13,12 @@ import time
 
 import psutil
 import pytest
-from support import tiny
 
 from pensieved.errors import TemporaryError
 from pensieved.models.preparation import PreparationCancelledError, _job, prepare
 from pensieved.models.progress import PrepareStage
 from pensieved.models.wire import encode_line
+from support import tiny
 
 REPO = "tiny/llama"
 
@@ -104,7 +104,7 @@ def forget(preparing):
 
 def test_the_preparer_dies_with_its_parent(hub, preparing):
     hub.commit(REPO, tiny.llama_files())
-    hub.faults.chunk_delay = 1.0
+    hub.faults.chunk_delay = 600.0  # no byte and so no progress: a broken pipe is not what ends it
     program = (
         "import threading, pathlib\n"
         "from pensieved.models.preparation import *\n"
@@ -114,6 +114,8 @@ def test_the_preparer_dies_with_its_parent(hub, preparing):
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert any(line.strip() == "downloading" for line in parent.stdout)
+        wait_until(lambda: hub.bytes_sent("tokenizer.json"))
+        time.sleep(0.5)  # for the progress of those bytes to be told
         (child,) = preparers(parent.pid)
         parent.kill()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

@@ -7,12 +7,12 @@ import subprocess
 import threading
 
 import pytest
-from support import tiny
 
-from pensieved.errors import DiskFullError
+from pensieved.errors import DiskFullError, PermanentError
 from pensieved.models.preparation import prepare
 from pensieved.models.preparer import disk
 from pensieved.models.progress import PrepareStage
+from support import tiny
 
 MIB = 1024**2
 
@@ -60,7 +60,11 @@ def test_a_disk_that_fills_up_during_the_download(hub, preparing, small_disk, mo
     hub.faults.chunk_delay = 0.02
 
     def fill(progress):
-        if progress.stage is PrepareStage.DOWNLOADING and progress.done > 100_000 and not (small_disk / "x").exists():
+        if (
+            progress.stage is PrepareStage.DOWNLOADING
+            and progress.done > 100_000
+            and not (small_disk / "x").exists()
+        ):
             with (small_disk / "x").open("wb", buffering=0) as file:
                 while file.write(b"x" * MIB) == MIB:
                     pass
@@ -84,3 +88,11 @@ def _surviving(fill):
             return
 
     return on_progress
+
+
+def test_a_cache_that_may_not_be_written_is_said(preparing, tmp_path):
+    folder = tiny.write_files(tmp_path / "model", tiny.llama_files())
+    preparing.cache.write_text("a file, where the cache should be")
+    with pytest.raises(PermanentError, match="cannot be used") as caught:
+        preparing(str(folder))
+    assert "[cache] dir" in caught.value.hint

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 from safetensors.numpy import load_file
-from support import tiny
-from support.tinygguf import BASE, random_model, weights_of, write_gguf
+from tokenizers import Tokenizer
 
 from pensieved.errors import UnsupportedModelError
 from pensieved.models.gguf.architectures import ARCHITECTURES
@@ -19,9 +18,16 @@ from pensieved.models.gguf.config import _llama3_factors
 from pensieved.models.gguf.convert import convert_gguf
 from pensieved.models.gguf.reader import GgufModel
 from pensieved.models.gguf.writer import Tensor, encode, write_safetensors
+from support import tiny
+from support.tinygguf import BASE, random_model, weights_of, write_gguf
 
 GEMMA = {"num_hidden_layers": 7, "query_pre_attn_scalar": 16.0, "rms_norm_eps": 1e-6}
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 PHI3 = {"head_dim": 16, "partial_rotary_factor": 1.0, "original_max_position_embeddings": 256}
 
 CASES = {
@@ -66,7 +72,9 @@ def logits(model):
 
 def converted(path, folder, dtype="float32"):
     folder.mkdir()
-    convert_gguf(GgufModel([path] if not isinstance(path, list) else path, "tiny"), folder, dtype, lambda _: None)
+    convert_gguf(
+        GgufModel([path] if not isinstance(path, list) else path, "tiny"), folder, dtype, lambda _: None
+    )
     return load_model(folder)[0]
 
 
@@ -90,11 +98,17 @@ def test_logits_of_every_architecture(tmp_path, case):
     path = write_gguf(tmp_path / "m.gguf", architecture, config, weights_of(model), metadata=metadata)
     result = converted(path, tmp_path / "out")
     np.testing.assert_allclose(logits(result), logits(model), rtol=1e-4, atol=1e-4)
-    assert {k for k, _ in load_file(tmp_path / "out" / "model.safetensors").items()} == weights_of(model).keys()
+    assert {k for k, _ in load_file(tmp_path / "out" / "model.safetensors").items()} == weights_of(
+        model
+    ).keys()
 
 
 def test_llama3_rope_is_recognized_from_its_factors(tmp_path):
-    config = BASE | {"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}
+    config = BASE | {
+        "model_type": "llama",
+        "rope_theta": 500000.0,
+        "rope_scaling": {"rope_type": "llama3", **LLAMA3},
+    }
     model = random_model(config)
     factors = _llama3_factors(500000.0, 16, LLAMA3)
     extra = {"rope_freqs.weight": factors}
@@ -102,7 +116,11 @@ def test_llama3_rope_is_recognized_from_its_factors(tmp_path):
     result = converted(path, tmp_path / "out")
     np.testing.assert_allclose(logits(result), logits(model), rtol=1e-4, atol=1e-4)
     wrong = write_gguf(
-        tmp_path / "w.gguf", "llama", config, weights_of(model), extra={"rope_freqs.weight": factors[::-1].copy()}
+        tmp_path / "w.gguf",
+        "llama",
+        config,
+        weights_of(model),
+        extra={"rope_freqs.weight": factors[::-1].copy()},
     )
     with pytest.raises(UnsupportedModelError, match="rotary factors"):
         converted(wrong, tmp_path / "wrong")
@@ -111,7 +129,9 @@ def test_llama3_rope_is_recognized_from_its_factors(tmp_path):
 def test_phi3_longrope_and_separate_qkv(tmp_path):
     long, short = [1.0 + i / 8 for i in range(8)], [1.0] * 8
     scaling = {"type": "longrope", "long_factor": long, "short_factor": short}
-    config = BASE | PHI3 | {"model_type": "phi3", "rope_scaling": scaling, "original_max_position_embeddings": 64}
+    config = (
+        BASE | PHI3 | {"model_type": "phi3", "rope_scaling": scaling, "original_max_position_embeddings": 64}
+    )
     model = random_model(config)
     weights = {}
     for name, value in weights_of(model).items():
@@ -142,7 +162,9 @@ def test_tensor_types(tmp_path, kind):
     converted(path, tmp_path / "out")
     result = load_file(tmp_path / "out" / "model.safetensors")
     for name, value in weights.items():
-        expected = gguf.dequantize(gguf.quantize(value, quantization), quantization) if value.ndim > 1 else value
+        expected = (
+            gguf.dequantize(gguf.quantize(value, quantization), quantization) if value.ndim > 1 else value
+        )
         np.testing.assert_array_equal(result[name], expected, err_msg=name)
 
 
@@ -150,7 +172,9 @@ def test_what_the_file_is_stored_as(tmp_path):
     config = BASE | {"model_type": "llama"}
     weights = weights_of(random_model(config))
     for kind, expected in (("F16", "float16"), ("BF16", "bfloat16"), ("F32", "float32"), ("Q8_0", None)):
-        path = write_gguf(tmp_path / f"{kind}.gguf", "llama", config, weights, kind=gguf.GGMLQuantizationType[kind])
+        path = write_gguf(
+            tmp_path / f"{kind}.gguf", "llama", config, weights, kind=gguf.GGMLQuantizationType[kind]
+        )
         assert GgufModel([path], "tiny").float_type == expected
 
 
@@ -159,9 +183,15 @@ def test_split_files_are_one_model(tmp_path):
     model = random_model(config)
     weights = weights_of(model)
     names = sorted(weights)
-    first = write_gguf(tmp_path / "m-00001-of-00002.gguf", "llama", config, {n: weights[n] for n in names[:7]})
+    first = write_gguf(
+        tmp_path / "m-00001-of-00002.gguf", "llama", config, {n: weights[n] for n in names[:7]}
+    )
     second = write_gguf(
-        tmp_path / "m-00002-of-00002.gguf", "llama", config, {n: weights[n] for n in names[7:]}, tokenizer=False
+        tmp_path / "m-00002-of-00002.gguf",
+        "llama",
+        config,
+        {n: weights[n] for n in names[7:]},
+        tokenizer=False,
     )
     result = converted([first, second], tmp_path / "out")
     np.testing.assert_allclose(logits(result), logits(model), rtol=1e-4, atol=1e-4)
@@ -170,7 +200,9 @@ def test_split_files_are_one_model(tmp_path):
 def test_other_architectures_are_refused_by_name(tmp_path):
     config = BASE | {"model_type": "llama"}
     path = write_gguf(tmp_path / "m.gguf", "rwkv9", config, weights_of(random_model(config)))
-    with pytest.raises(UnsupportedModelError, match="architecture 'rwkv9'; those that can be read are llama, mistral"):
+    with pytest.raises(
+        UnsupportedModelError, match="architecture 'rwkv9'; those that can be read are llama, mistral"
+    ):
         converted(path, tmp_path / "out")
     experts = write_gguf(
         tmp_path / "e.gguf", "llama", config, weights_of(random_model(config)), metadata={"expert_count": 8}
@@ -179,7 +211,9 @@ def test_other_architectures_are_refused_by_name(tmp_path):
         converted(experts, tmp_path / "experts")
 
 
-@pytest.mark.parametrize("data", [b"", b"GGUF", b"not a gguf file at all" * 10, b"GGUF\x03\0\0\0" + b"\xff" * 64])
+@pytest.mark.parametrize(
+    "data", [b"", b"GGUF", b"not a gguf file at all" * 10, b"GGUF\x03\0\0\0" + b"\xff" * 64]
+)
 def test_what_is_no_gguf_is_refused(tmp_path, data):
     path = tmp_path / "m.gguf"
     path.write_bytes(data)
@@ -203,7 +237,9 @@ def test_shards_have_an_index(tmp_path):
     tensors = [Tensor(name, value.shape, lambda value=value: [value]) for name, value in arrays.items()]
     write_safetensors(tmp_path, tensors, "float32", lambda _: None, shard=300)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert sorted(set(index["weight_map"].values())) == [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    assert sorted(set(index["weight_map"].values())) == [
+        f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)
+    ]
     loaded = {k: v for path in tmp_path.glob("*.safetensors") for k, v in load_file(path).items()}
     assert all(np.array_equal(loaded[name], value) for name, value in arrays.items())
 
@@ -238,8 +274,6 @@ def test_a_gguf_repository(hub, preparing, tmp_path):
 
 
 def test_the_rebuilt_tokenizer_is_the_original(tmp_path):
-    from tokenizers import Tokenizer
-
     config = BASE | {"model_type": "llama"}
     path = write_gguf(tmp_path / "m.gguf", "llama", config, weights_of(random_model(config)))
     converted(path, tmp_path / "out")

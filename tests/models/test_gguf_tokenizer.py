@@ -10,15 +10,19 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import tiny
 from tokenizers import Tokenizer
 
 from pensieved.errors import UnsupportedModelError
 from pensieved.models.gguf.pretokenize import split_patterns
 from pensieved.models.gguf.reader import GgufModel
 from pensieved.models.gguf.tokenizer import write_tokenizer
+from support import tiny
 
-CORPUS = ["the quick brown fox jumps over the lazy dog", "what is the capital of France?", "def f(x):\n    return x"]
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog",
+    "what is the capital of France?",
+    "def f(x):\n    return x",
+]
 TEXTS = ["the quick brown fox", "  two  spaces ", "what is it? naïve 日本語 🎉", "a", "fox\n\nfox"]
 
 
@@ -137,7 +141,9 @@ def test_a_repository_with_only_a_sentencepiece_file(hub, preparing, trained):
     files = tiny.llama_files(vocab_size=360)
     del files["tokenizer.json"]
     files["tokenizer.model"] = processor.serialized_model_proto()
-    files["tokenizer_config.json"] = b'{"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}'
+    files["tokenizer_config.json"] = (
+        b'{"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}'
+    )
     hub.commit("tiny/spm", files)
     model = preparing("tiny/spm")
     built = Tokenizer.from_file(str(model.path / "tokenizer.json"))

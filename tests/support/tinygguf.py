@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.utils import _get_classes
+
 from support import tiny
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ def _llama_cpp_value(architecture: str, name: str, value: np.ndarray, config: di
     return value + 1 if architecture.startswith("gemma") and "norm" in name else value
 
 
-def _metadata(writer: gguf.GGUFWriter, architecture: str, config: dict[str, Any], more: dict[str, Any]) -> None:
+def _metadata(
+    writer: gguf.GGUFWriter, architecture: str, config: dict[str, Any], more: dict[str, Any]
+) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -145,7 +148,9 @@ def _tokenizer(writer: gguf.GGUFWriter) -> None:
     writer.add_tokenizer_pre("default")
     writer.add_token_list(vocabulary)
     writer.add_token_types([3 if token in tiny.SPECIAL else 1 for token in vocabulary])
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in made["merges"]])
+    writer.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in made["merges"]]
+    )
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(tiny.CHATML)

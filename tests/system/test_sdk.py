@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anthropic
 import pytest
+
 from support.daemon import running_daemon
 
 pytestmark = pytest.mark.slow

@@ -1,12 +1,13 @@
-"""What a request says, in no dialect's words: turns of parts.
+"""What a request says, in no dialect's words: turns of parts, the tools it offers and how to use them.
 
-Every dialect translates into this; only `tokenizer` reads it. New kinds of content join the `Part` union.
+Every dialect translates into this; only `tokenizer` and what it calls read it. New kinds of content join the
+`Part` union.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,7 +33,30 @@ class TextPart(msgspec.Struct, frozen=True, tag="text"):
     text: str
 
 
-Part = TextPart
+class ThinkingPart(msgspec.Struct, frozen=True, tag="thinking"):
+    """Reasoning that an assistant's turn began with; for templates that take it, dropped otherwise."""
+
+    text: str
+
+
+class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
+    """A call that the assistant made. `call_id` is the client's, unique in the conversation."""
+
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
+    """What a call returned; only in turns of `Role.TOOL`. `name` is the called tool's."""
+
+    call_id: str
+    name: str
+    text: str
+    is_error: bool = False
+
+
+Part = TextPart | ThinkingPart | ToolCallPart | ToolResultPart
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -43,18 +67,94 @@ class Turn(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The turn's text as a chat template gets it."""
-        return SEPARATOR.join(part.text for part in self.parts)
+        """The turn's text as a chat template gets it; thinking, calls and results are no part of it."""
+        return SEPARATOR.join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def thinking(self) -> str:
+        """The turn's reasoning, or an empty string."""
+        return SEPARATOR.join(part.text for part in self.parts if isinstance(part, ThinkingPart))
+
+    @property
+    def calls(self) -> tuple[ToolCallPart, ...]:
+        """The tools that this turn calls."""
+        return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
+
+    @property
+    def results(self) -> tuple[ToolResultPart, ...]:
+        """The results that this turn brings."""
+        return tuple(part for part in self.parts if isinstance(part, ToolResultPart))
+
+
+class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool that the model may call.
+
+    `schema` is the JSON schema of its arguments, an object. `strict`: they must be valid against it. `path` is where
+    the request says the schema, for errors.
+    """
+
+    name: str
+    description: str = ""
+    schema: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool = False
+    path: str = ""
+
+
+class ToolMode(StrEnum):
+    """Whether tools are called."""
+
+    AUTO = "auto"  # the model decides
+    ANY = "any"  # at least one call, of any tool
+    TOOL = "tool"  # at least one call, of the tool that is named
+    NONE = "none"  # no call
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What the client wants of the tools. `name` is set with `ToolMode.TOOL`; without `parallel`, one call at most."""
+
+    mode: ToolMode = ToolMode.AUTO
+    name: str | None = None
+    parallel: bool = True
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer must be a call."""
+        return self.mode in {ToolMode.ANY, ToolMode.TOOL}
 
 
 class Conversation(msgspec.Struct, frozen=True):
-    """All turns so far. A final assistant turn is prefill: the answer continues it.
+    """All turns so far, and what surrounds them. A final assistant turn is prefill: the answer continues it.
 
-    `thinking` tells templates that know both ways whether the model may reason first; None leaves it to them.
+    Attributes:
+        turns: who said what; results of tools are turns of their own, `Role.TOOL`.
+        thinking: tells templates that know both ways whether the model may reason first; None leaves it to them.
+        tools: what the model may call, names unique.
+        tool_choice: whether it should; meaningless without tools.
+        effort: how much to reason (low, medium, high), for templates that take it.
+        thinking_budget: most tokens of reasoning; None is no limit.
+        answer_schema: a JSON schema that the answer's text must be valid against.
+        answer_schema_path: where the request says it, for errors.
     """
 
     turns: tuple[Turn, ...]
     thinking: bool | None = None
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    effort: str | None = None
+    thinking_budget: int | None = None
+    answer_schema: dict[str, Any] | None = None
+    answer_schema_path: str = ""
+
+    @property
+    def offered(self) -> tuple[ToolDefinition, ...]:
+        """The tools that the prompt describes: none where none may be called."""
+        return () if self.tool_choice.mode is ToolMode.NONE else self.tools
+
+
+class RawPrompt(msgspec.Struct, frozen=True):
+    """A prompt that is no conversation: text, or token ids, that the answer continues."""
+
+    content: str | tuple[int, ...]
 
 
 def text_turn(role: Role, text: str) -> Turn:

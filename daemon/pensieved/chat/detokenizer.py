@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tokenizers import Tokenizer
 
@@ -30,21 +30,29 @@ class Vocabulary:
     """What detokenizing needs to know of a tokenizer, worked out once.
 
     Args:
-        tokenizer: decodes ids; its special tokens never reach the text.
+        tokenizer: decodes ids.
+        visible: texts of which special tokens are part, such as a tool call's markers. Those tokens become
+            text like any other; the remaining special ones never do.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, visible: Iterable[str] = ()) -> None:
         self.tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        shown = tuple(visible)
+        self.special_ids = frozenset(
+            number
+            for number, token in added.items()
+            if token.special and not any(token.content in text for text in shown)
+        )
         byte_ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         letter = byte_ids[ord("A")]
         falls_back = letter is not None and tokenizer.decode([letter]) == "A"
         self.byte_ids = frozenset(number for number in byte_ids if falls_back and number is not None)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """All of `ids` at once, special tokens left out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """All of `ids` at once, special tokens left out unless they are visible."""
+        shown = [number for number in ids if number not in self.special_ids]
+        return self.tokenizer.decode(shown, skip_special_tokens=False)
 
 
 class Detokenizer:

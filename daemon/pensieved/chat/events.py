@@ -22,11 +22,16 @@ class StopReason(StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Token counts of one request. `input_tokens` counts the whole prompt, `cached_tokens` the part of it reused."""
+    """Token counts of one request.
+
+    `input_tokens` counts the whole prompt, `cached_tokens` the part of it reused; `reasoning_tokens` is the part of
+    the output up to the token with which the last piece of reasoning arrived.
+    """
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text"):
@@ -42,7 +47,7 @@ class ThinkingDelta(msgspec.Struct, frozen=True, tag="thinking"):
 
 
 class ToolCallStart(msgspec.Struct, frozen=True, tag="tool_start"):
-    """A tool call begins."""
+    """A tool call begins. `call_id` is unique; dialects put their own prefix before it."""
 
     call_id: str
     name: str
@@ -56,9 +61,30 @@ class ToolArgumentsDelta(msgspec.Struct, frozen=True, tag="tool_arguments"):
 
 
 class ToolCallEnd(msgspec.Struct, frozen=True, tag="tool_end"):
-    """The current tool call is complete."""
+    """The current tool call is complete. A call that is cut off, or goes wrong midway, has none."""
 
     call_id: str
+
+
+class Alternative(msgspec.Struct, frozen=True):
+    """A token that could have stood somewhere: its bytes and its log-probability."""
+
+    raw: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token of the answer: its bytes, its log-probability, and the likeliest tokens in its place, best first."""
+
+    raw: bytes
+    logprob: float
+    likeliest: tuple[Alternative, ...] = ()
+
+
+class Logprobs(msgspec.Struct, frozen=True, tag="logprobs"):
+    """The answer's next tokens, where a request asked for them; the deltas they make follow, now or later."""
+
+    tokens: tuple[TokenLogprob, ...]
 
 
 class Idle(msgspec.Struct, frozen=True, tag="idle"):
@@ -81,4 +107,4 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 Delta = TextDelta | ThinkingDelta | ToolCallStart | ToolArgumentsDelta | ToolCallEnd
-Event = Delta | Idle | Finish | Failure
+Event = Delta | Logprobs | Idle | Finish | Failure

@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pensieved.chat.conversation import Role, Turn, merge_turns, text_turn
+from pensieved.chat.toolshape import (
+    ToolShape,
+    bend_tools,
+    content,
+    plain_turns,
+    probe_tools,
+    tool_messages,
+)
 from pensieved.errors import RequestError
 
 if TYPE_CHECKING:
@@ -37,10 +45,11 @@ class TemplateShape(msgspec.Struct, frozen=True, kw_only=True):
     )
     inner_system: bool
     leading_assistant: bool
+    tools: ToolShape | None  # None: tools must be described as text
 
 
-def probe(template: ChatTemplate) -> TemplateShape:
-    """Ask `template` what it takes."""
+def probe(template: ChatTemplate, tool_parser: str = "") -> TemplateShape:
+    """Ask `template` what it takes; `tool_parser` is mlx-lm's name of how it writes calls, where that is known."""
     as_parts = not _keeps(template, "u", as_parts=False) and _keeps(template, "u", as_parts=True)
     leading_system = all(_keeps(template, letters, as_parts=as_parts) for letters in ("su", "suau"))
     inner = _INNER_SYSTEM + (tuple(f"s{shape}" for shape in _INNER_SYSTEM) if leading_system else ())
@@ -50,16 +59,31 @@ def probe(template: ChatTemplate) -> TemplateShape:
         prefill_after_system=leading_system and _keeps(template, "sua", as_parts=as_parts),
         inner_system=all(_keeps(template, shape, as_parts=as_parts) for shape in inner),
         leading_assistant=_keeps(template, "au", as_parts=as_parts),
+        tools=probe_tools(template, tool_parser, as_parts=as_parts),
     )
 
 
 def fit(turns: Sequence[Turn], shape: TemplateShape) -> list[Message]:
     """`turns` as template messages, bent as little as `shape` asks for."""
-    fitted = list(merge_turns(_fold_system(merge_turns(turns), shape)))
+    said = turns if shape.tools else plain_turns(turns)
+    fitted = list(merge_turns(_fold_system(merge_turns(said), shape)))
+    if shape.tools:
+        fitted = bend_tools(fitted, shape.tools)
     start = 1 if fitted and fitted[0].role is Role.SYSTEM else 0
     if not shape.leading_assistant and fitted[start : start + 1] and fitted[start].role is Role.ASSISTANT:
         fitted.insert(start, text_turn(Role.USER, ""))
-    return [_message(turn, as_parts=shape.content_as_parts) for turn in fitted]
+    numbers: dict[str, str] = {}
+    return [message for turn in fitted for message in _messages(turn, shape, numbers)]
+
+
+def _messages(turn: Turn, shape: TemplateShape, numbers: dict[str, str]) -> list[Message]:
+    if shape.tools and (turn.role is Role.TOOL or turn.calls):
+        messages = tool_messages(turn, shape.tools, numbers, as_parts=shape.content_as_parts)
+    else:
+        messages = [_message(turn, as_parts=shape.content_as_parts)]
+    if turn.thinking and turn.role is Role.ASSISTANT:  # templates that do not know it pass over it
+        messages[0]["reasoning_content"] = turn.thinking
+    return messages
 
 
 def _fold_system(turns: Sequence[Turn], shape: TemplateShape) -> list[Turn]:
@@ -79,8 +103,7 @@ def _fold_system(turns: Sequence[Turn], shape: TemplateShape) -> list[Turn]:
 
 
 def _message(turn: Turn, *, as_parts: bool) -> Message:
-    content = [{"type": "text", "text": turn.text}] if as_parts else turn.text
-    return {"role": turn.role.value, "content": content}
+    return {"role": turn.role.value, "content": content(turn.text, as_parts=as_parts)}
 
 
 def _keeps(template: ChatTemplate, letters: str, *, as_parts: bool) -> bool:

@@ -66,7 +66,10 @@ class StopStrings:
 
 
 class StopScanner:
-    """A segmenter stage that ends the text where a stop string begins."""
+    """A segmenter stage that ends the text where a stop string begins.
+
+    Only the answer's text is searched: a stop string neither ends reasoning or a call, nor reaches across them.
+    """
 
     def __init__(self, strings: StopStrings) -> None:
         self._strings = strings
@@ -84,7 +87,7 @@ class StopScanner:
                 text = self._scan(delta.text)
                 passed += [TextDelta(text)] if text else []
             else:
-                passed.append(delta)
+                passed += [*self.flush(), delta]
         return passed
 
     def flush(self) -> list[Delta]:

@@ -6,15 +6,23 @@ Uses `tokenizers` (the Rust library beneath transformers) directly; every prepar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenizers import Tokenizer
 
-from pensieved.chat.conversation import Conversation, Role, text_turn
+from pensieved.chat.conversation import Conversation, RawPrompt, Role, TextPart, Turn, text_turn
 from pensieved.chat.detokenizer import Detokenizer, Vocabulary
+from pensieved.chat.grammar import Marks, Thinking, answer_grammar, tool_grammar
 from pensieved.chat.model_files import read_chat_template, read_tokenizer_config, special_tokens
+from pensieved.chat.segmenter import Segmenter
 from pensieved.chat.shape import fit, probe
 from pensieved.chat.template import PLAIN_TEMPLATE, ChatTemplate
+from pensieved.chat.thinking import ThinkingStage, ThinkMarkers
+from pensieved.chat.token_bytes import TokenBytes
+from pensieved.chat.toolformat import GENERIC, ToolFormat
+from pensieved.chat.toolshape import definition, generic_description
+from pensieved.chat.toolstage import ToolStage
 from pensieved.errors import RequestError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -22,6 +30,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PLAIN_STOPS = ("\nUser:", "\nSystem:")
+_PROMPT_END = 64  # ids at a prompt's end that tell whether it opens the model's reasoning
+
+
+class ModelFacts(Protocol):
+    """What the model's manifest says of how it writes; empty strings where it has no such thing."""
+
+    @property
+    def think_start(self) -> str:
+        """What its reasoning begins with."""
+
+    @property
+    def think_end(self) -> str:
+        """What its reasoning ends with."""
+
+    @property
+    def tool_parser(self) -> str:
+        """mlx-lm's name of the format in which it calls tools."""
 
 
 class ChatTokenizer:
@@ -33,10 +58,13 @@ class ChatTokenizer:
             (``User: …``, ``Assistant: …``) and whose turn ends where it begins to write the next speaker's.
         tokens: the special tokens by name (`bos_token`, `eos_token` …).
         eos_token_ids: ids that end an answer according to the model's configuration.
+        facts: how the model reasons and calls tools; None: it does neither in a way of its own.
 
     Attributes:
+        tool_format: how the model writes calls.
         stop_token_ids: ids that end an answer: the configured ones, `eos_token`, and the token that the
             template itself writes after an assistant's turn, which some models' configurations forget.
+        token_bytes: what each id stands for, by itself.
         turn_stops: strings that end an answer as an end token would; empty where there is a template.
     """
 
@@ -46,19 +74,33 @@ class ChatTokenizer:
         template: str | None,
         tokens: Mapping[str, str],
         eos_token_ids: Iterable[int],
+        facts: ModelFacts | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._is_plain = template is None
         self._template = ChatTemplate(PLAIN_TEMPLATE if template is None else template, tokens)
-        self._shape = probe(self._template)
-        self._vocabulary = Vocabulary(tokenizer)
+        self._shape = probe(self._template, facts.tool_parser if facts else "")
+        self.tool_format: ToolFormat = self._shape.tools.form if self._shape.tools else GENERIC
+        thinks = facts is not None and facts.think_start and facts.think_end
+        self._think = ThinkMarkers(facts.think_start, facts.think_end) if facts and thinks else None
+        visible = (self._think.start, self._think.end) if self._think else ()
+        self._vocabulary = Vocabulary(tokenizer, visible)
+        self._tool_vocabulary = Vocabulary(tokenizer, (*visible, *self.tool_format.pieces))
+        added = tokenizer.get_added_tokens_decoder()
+        self._marks = Marks(
+            tokens={token.content: number for number, token in added.items()},
+            **({"think_begin": self._think.start, "think_end": self._think.end} if self._think else {}),
+        )
+        self.token_bytes = TokenBytes(tokenizer)
         eos = tokenizer.token_to_id(tokens.get("eos_token", ""))
         ends = {*eos_token_ids, eos, self._end_of_turn()}
         self.stop_token_ids: tuple[int, ...] = tuple(sorted(number for number in ends if number is not None))
         self.turn_stops: tuple[str, ...] = _PLAIN_STOPS if self._is_plain else ()
 
     @classmethod
-    def open(cls, folder: Path, eos_token_ids: Sequence[int]) -> ChatTokenizer:
+    def open(
+        cls, folder: Path, eos_token_ids: Sequence[int], facts: ModelFacts | None = None
+    ) -> ChatTokenizer:
         """The tokenizer of a model folder.
 
         Raises:
@@ -74,7 +116,8 @@ class ChatTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = read_tokenizer_config(folder)
-        return cls(tokenizer, read_chat_template(folder, config), special_tokens(config), eos_token_ids)
+        template = read_chat_template(folder, config)
+        return cls(tokenizer, template, special_tokens(config), eos_token_ids, facts)
 
     def render(self, conversation: Conversation) -> str:
         """The prompt's text.
@@ -82,14 +125,39 @@ class ChatTokenizer:
         Raises:
             RequestError: INVALID, when the template refuses the conversation.
         """
-        turns = conversation.turns
-        options: dict[str, Any] = {}
-        if conversation.thinking is not None:
-            options["enable_thinking"] = conversation.thinking
+        turns = self._with_notes(conversation)
+        options = self._options(conversation)
         messages = fit(turns, self._shape)
         if turns and turns[-1].role is Role.ASSISTANT:
             return self._template.render_open(messages, **options)
         return self._template.render(messages, **options)
+
+    def _options(self, conversation: Conversation) -> dict[str, Any]:
+        """Variables for the template; those that it does not know are nothing to it."""
+        options: dict[str, Any] = {}
+        if conversation.thinking is not None:  # Qwen and most others; DeepSeek and Granite
+            options |= {"enable_thinking": conversation.thinking, "thinking": conversation.thinking}
+        if conversation.effort is not None:
+            options["reasoning_effort"] = conversation.effort
+        if conversation.offered and self._shape.tools:
+            options["tools"] = [definition(tool) for tool in conversation.offered]
+        return options
+
+    def _with_notes(self, conversation: Conversation) -> tuple[Turn, ...]:
+        """The turns, with what the template has no place for at the end of the system text."""
+        notes: list[str] = []
+        if conversation.offered and not self._shape.tools:
+            notes.append(generic_description(conversation.offered))
+        if conversation.answer_schema is not None:
+            schema = json.dumps(conversation.answer_schema, ensure_ascii=False)
+            notes.append(f"Answer with JSON alone, valid against this JSON schema:\n{schema}")
+        if not notes:
+            return conversation.turns
+        parts = tuple(TextPart(note) for note in notes)
+        if conversation.turns and conversation.turns[0].role is Role.SYSTEM:
+            first, *others = conversation.turns
+            return (Turn(Role.SYSTEM, first.parts + parts), *others)
+        return (Turn(Role.SYSTEM, parts), *conversation.turns)
 
     def encode_chat(self, conversation: Conversation) -> list[int]:
         """The prompt's ids. Templates write special tokens themselves, so none are added; the plain one does not."""
@@ -104,9 +172,65 @@ class ChatTokenizer:
         """Text of `ids`, special tokens left out."""
         return self._vocabulary.decode(ids)
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh incremental decoder, for one answer."""
-        return Detokenizer(self._vocabulary)
+    def detokenizer(self, *, calls: bool = False) -> Detokenizer:
+        """A fresh incremental decoder, for one answer; with `calls`, special tokens of tool calls are text."""
+        return Detokenizer(self._tool_vocabulary if calls else self._vocabulary)
+
+    def segmenter(
+        self, prompt: Conversation | RawPrompt, ids: Sequence[int], stops: Iterable[str] = ()
+    ) -> Segmenter:
+        """What makes events of the answer to `prompt`, whose ids are `ids`."""
+        if isinstance(prompt, RawPrompt):
+            return Segmenter(self.detokenizer(), stops)
+        tools = prompt.offered
+        return Segmenter(
+            self.detokenizer(calls=bool(tools)),
+            (*stops, *self.turn_stops),
+            thinking=ThinkingStage(self._think, opened=self._opens_thinking(ids)) if self._think else None,
+            tools=ToolStage(self.tool_format, tools, parallel=prompt.tool_choice.parallel) if tools else None,
+            thinking_budget=prompt.thinking_budget,
+        )
+
+    def grammar(self, prompt: Conversation | RawPrompt, ids: Sequence[int], *, thought: bool = False) -> str:
+        """What the answer must follow, or an empty string; `thought`: its reasoning is over.
+
+        Raises:
+            RequestError: INVALID, for a schema that cannot be enforced.
+        """
+        if isinstance(prompt, RawPrompt):
+            return ""
+        thinking = Thinking.NONE if thought else self._thinking(prompt, ids)
+        schema, tools = prompt.answer_schema, prompt.offered
+        if tools:
+            return tool_grammar(
+                tools,
+                self.tool_format,
+                prompt.tool_choice,
+                self._marks,
+                thinking=thinking,
+                schema=schema,
+                path=lambda index: tools[index].path or f"tools.{index}",
+            )
+        if schema is None:
+            return ""
+        path = prompt.answer_schema_path or "schema"
+        return answer_grammar(schema, self._marks, thinking=thinking, path=path)
+
+    def closing_ids(self) -> list[int]:
+        """Ids that end the model's reasoning."""
+        text = self._think.closing if self._think else ""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _thinking(self, prompt: Conversation, ids: Sequence[int]) -> Thinking:
+        if self._think is None:
+            return Thinking.NONE
+        if self._opens_thinking(ids):
+            return Thinking.OPEN
+        return Thinking.NONE if prompt.thinking is False else Thinking.OPTIONAL
+
+    def _opens_thinking(self, ids: Sequence[int]) -> bool:
+        end = self._tokenizer.decode(list(ids[-_PROMPT_END:]), skip_special_tokens=False)
+        return self._think is not None and self._think.opened_by(end)
 
     def _end_of_turn(self) -> int | None:
         """The special token that the template writes directly after an assistant's text."""

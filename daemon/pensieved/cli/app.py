@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from pensieved import __version__
+from pensieved.cli.claude import PASSED_ON, claude
 from pensieved.cli.models import app as models
 from pensieved.cli.run import run
+from pensieved.cli.service import register
 from pensieved.errors import PensievedError
 
 app = typer.Typer(
@@ -20,6 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command(context_settings=PASSED_ON)(claude)
+register(app)
 app.add_typer(models, name="models", help="List, fetch, check and remove prepared models.")
 
 

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from pensieved.control.daemon import Daemon
+from pensieved.http.door import check_exposure
 from pensieved.http.listen import bind
 from pensieved.logs import configure_logging
 from pensieved.models.source import parse_source
 from pensieved.settings import Settings, load_settings
+from pensieved.settings.paths import launchd_label
 
 Flag = typer.Option
 
@@ -46,7 +48,10 @@ def run(
 def serve(settings: Settings) -> None:
     """Run the daemon until a signal; returns when no process of it is left."""
     parse_source(settings.model.url, settings.model.revision)
-    configure_logging(settings.logging.level, settings.logging.format)
+    configure_logging(
+        settings.logging.level, settings.logging.format, settings.logging.destination(launchd_label())
+    )
+    check_exposure(settings.server)
     listener = bind(settings.server.host, settings.server.port)
     daemon = Daemon(settings)
     daemon.prestart()

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 OWN_DOING = 1.0
-"""Weight of a death that the engine brought about itself: a fault, a crash signal, a hang."""
-FROM_OUTSIDE = 0.5
-"""Weight of a death by somebody else's signal: an operator, or the kernel short of memory."""
+"""Weight of a death that the engine brought about itself: a fault, a crash signal, a hang, all memory used up."""
+FROM_OUTSIDE = 1 / 16
+"""Weight of a death by somebody else's signal. It says next to nothing about a request, and whoever kills engines
+again and again often finds the same long prompt in prefill; only a long row of such deaths tells something."""
 SUSPECT = 1.0
 """Strikes from which a request runs only on trial."""
 GUILTY = 2.0

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pensieved.engine.blame import Record, admissible
-from pensieved.engine.protocol import Cancel, FinishReason, Output, Refused, Sampling, Step, Submit, ToEngine
+from pensieved.engine.protocol import (
+    Cancel,
+    FinishReason,
+    Output,
+    Refused,
+    Sampling,
+    Step,
+    Submit,
+    ToEngine,
+    TokenLogprobs,
+    encode,
+)
 from pensieved.errors import EngineError, PensievedError, RequestError, RequestErrorKind
 
 if TYPE_CHECKING:
@@ -22,10 +33,14 @@ if TYPE_CHECKING:
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """What arrived since the last look; `finish` is set on the last chunk of a generation."""
+    """What arrived since the last look; `finish` is set on the last chunk of a generation.
+
+    `logprobs` has one entry a token where they were asked for, and is empty elsewhere.
+    """
 
     tokens: tuple[int, ...]
     finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Generation:
@@ -40,6 +55,7 @@ class Generation:
         self._forget = forget
         self._changed = threading.Condition()
         self._produced: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []  # as long as `_produced`, or empty
         self._taken = 0
         self._finish: FinishReason | None = None
         self._error: PensievedError | None = None
@@ -66,9 +82,10 @@ class Generation:
         with self._changed:
             self._changed.wait_for(self._has_news, timeout)
             tokens = tuple(self._produced[self._taken :])
+            logprobs = tuple(self._logprobs[self._taken :])
             self._taken += len(tokens)
             if tokens or self._finish is not None:
-                return Chunk(tokens, self._finish)
+                return Chunk(tokens, self._finish, logprobs)
             if self._error is not None:
                 raise self._error
             return None
@@ -92,6 +109,7 @@ class Generation:
         """Append what an engine produced."""
         with self._changed:
             self._produced.extend(output.tokens)
+            self._logprobs.extend(output.logprobs)
             self._finish = output.finish
             self._changed.notify_all()
 
@@ -118,7 +136,14 @@ class EngineClient:
         self._resumed = 0
 
     def submit(
-        self, prompt: Sequence[int], *, max_tokens: int, stop_tokens: Sequence[int], sampling: Sampling
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        stop_tokens: Sequence[int],
+        sampling: Sampling,
+        logprobs: int | None = None,
+        grammar: str = "",
     ) -> Generation:
         """Start a request; while an engine is starting or restarting it waits for that.
 
@@ -127,17 +152,30 @@ class EngineClient:
             max_tokens: limit of the answer, at least 1.
             stop_tokens: ids that end the answer; the one that does is its last token.
             sampling: how tokens are chosen.
+            logprobs: report log-probabilities, of the tokens and of that many likeliest ones beside each.
+            grammar: what the answer must follow, in llguidance's notation (`chat.grammar` writes it).
 
         Raises:
             EngineError: there is no engine and none is coming.
+            OverflowError: a number does not fit into 64 bits.
         """
+        if sampling.seed is not None:
+            sampling = msgspec.structs.replace(sampling, seed=sampling.seed % 2**64)
+        submit = Submit(
+            next(self._ids),
+            tuple(prompt),
+            max_tokens,
+            tuple(stop_tokens),
+            sampling,
+            logprobs=logprobs,
+            grammar=grammar,
+        )
+        encode(submit)  # what cannot be sent must not be in the way when all requests are sent again
+        generation = Generation(submit, self._remove)
         with self._lock:
             if self._closed is not None:
                 raise EngineError(self._closed)
-            request = next(self._ids)
-            submit = Submit(request, tuple(prompt), max_tokens, tuple(stop_tokens), sampling)
-            generation = Generation(submit, self._remove)
-            self._live[request] = generation
+            self._live[submit.request] = generation
             self._admit()
         return generation
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import msgspec
@@ -33,6 +34,18 @@ _READ_SIZE = 1 << 18
 _OUTSIDE_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since boot; 0 where it does not say.
+
+    Source: ``oom_kill`` in proc_vmstat, counted by Linux ≥ 4.13 for the machine's and for containers' limits.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a life ended. `returncode` as subprocess gives it; `tail` the last lines of stderr."""
@@ -40,20 +53,23 @@ class Ending:
     returncode: int
     hung: bool
     asked: bool
+    out_of_memory: bool
     fault: Fault | None
     tail: tuple[str, ...] = ()
 
     @property
     def weight(self) -> float:
         """What it counts against the requests (see `blame`)."""
-        outside = not self.hung and self.fault is None and -self.returncode in _OUTSIDE_SIGNALS
-        return FROM_OUTSIDE if outside else OWN_DOING
+        own = self.hung or self.fault is not None or self.out_of_memory
+        return OWN_DOING if own or -self.returncode not in _OUTSIDE_SIGNALS else FROM_OUTSIDE
 
     @property
     def reason(self) -> str:
         """For people: what happened."""
         if self.fault is not None:
             return self.fault.message
+        if self.out_of_memory:
+            return "the system ran out of memory and killed the engine"
         if self.hung:
             return "the engine gave no sign of life and was killed"
         if self.returncode < 0:
@@ -140,6 +156,7 @@ class EngineProcess:
             on_frame: called for each frame, in order; must not block.
             patience: seconds of silence after which the child counts as hung.
         """
+        oom_kills_before = oom_kills()
         self._socket.setblocking(False)
         os.set_blocking(self._stdout.fileno(), False)
         try:
@@ -150,7 +167,14 @@ class EngineProcess:
                 self._exchange(selector, on_frame, patience)
         finally:
             returncode = self._bury()
-        return Ending(returncode, self._hung, self._asked, self._fault, self._output.tail)
+        return Ending(
+            returncode=returncode,
+            hung=self._hung,
+            asked=self._asked,
+            out_of_memory=returncode == -signal.SIGKILL and not self._hung and oom_kills() > oom_kills_before,
+            fault=self._fault,
+            tail=self._output.tail,
+        )
 
     def _exchange(
         self,

@@ -57,7 +57,11 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
-    """Generate for `prompt` (token ids). `position` is the number of prompt-final ids that are earlier output."""
+    """Generate for `prompt` (token ids). `position` is the number of prompt-final ids that are earlier output.
+
+    `logprobs` asks for log-probabilities: of each token produced, and of that many likeliest ones beside it.
+    `grammar` is what the answer must follow, in llguidance's notation; empty leaves it free.
+    """
 
     request: int
     prompt: tuple[int, ...]
@@ -65,6 +69,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     stop_tokens: tuple[int, ...]
     sampling: Sampling = Sampling()
     position: int = 0
+    logprobs: int | None = None
+    grammar: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
@@ -99,12 +105,23 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
     warm_seconds: float
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """How likely one token was, and the likeliest ones beside it as (id, log-probability), best first.
+
+    Natural logarithms, after bias, penalties and grammar, before temperature and what cuts the tail off.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 class Output(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one request; `finish` is set on its last."""
+    """New tokens of one request; `finish` is set on its last. `logprobs` has one entry a token, where asked for."""
 
     request: int
     tokens: tuple[int, ...]
     finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):

@@ -81,19 +81,36 @@ class Admission:
         Raises:
             RequestError: OVERLOADED, with Retry-After, when both are full.
         """
+        return self.enter_together(1)[0]
+
+    def enter_together(self, count: int) -> list[Ticket]:
+        """Take `count` slots or places at once, or none.
+
+        Raises:
+            RequestError: OVERLOADED, with Retry-After, when fewer are free; INVALID when there are fewer at all.
+        """
+        places = self.max_concurrent + self.max_queued
+        if count > max(1, places):
+            raise RequestError(
+                RequestErrorKind.INVALID,
+                f"{count} answers at once are more than the {places} this daemon takes.",
+            )
         with self._changed:
-            ticket = Ticket(self)
-            if len(self._holders) < self.max_concurrent:
-                self._hold(ticket)
-            elif len(self._queue) < self.max_queued:
-                self._queue.append(ticket)
-            else:
+            if len(self._holders) + len(self._queue) + count > places:
                 raise RequestError(
                     RequestErrorKind.OVERLOADED,
-                    f"All {self.max_concurrent} slots and {self.max_queued} queue places are taken.",
+                    f"All {self.max_concurrent} slots and {self.max_queued} queue places are taken."
+                    if count == 1
+                    else f"Fewer than {count} of {self.max_concurrent} slots and {self.max_queued} queue places are free.",
                     retry_after=self._estimate(),
                 )
-            return ticket
+            tickets = [Ticket(self) for _ in range(count)]
+            for ticket in tickets:
+                if len(self._holders) < self.max_concurrent:
+                    self._hold(ticket)
+                else:
+                    self._queue.append(ticket)
+            return tickets
 
     def leave(self, ticket: Ticket) -> None:
         """Give back what `ticket` holds and let the next one in."""

@@ -12,19 +12,33 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import msgspec
 import structlog
 
-from pensieved.chat.events import Delta, Event, Failure, Finish, Idle, StopReason, Usage
-from pensieved.chat.segmenter import Segmenter
+from pensieved.chat.events import (
+    Alternative,
+    Delta,
+    Event,
+    Failure,
+    Finish,
+    Idle,
+    Logprobs,
+    StopReason,
+    TokenLogprob,
+    Usage,
+)
 from pensieved.engine.protocol import FinishReason
 from pensieved.errors import PensievedError, RequestError, RequestErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from pensieved.chat.conversation import Conversation, RawPrompt
+    from pensieved.chat.segmenter import Segmenter
+    from pensieved.chat.tokenizer import ChatTokenizer
     from pensieved.control.serving import ServingModel
     from pensieved.engine.client import Generation
-    from pensieved.engine.protocol import Sampling
+    from pensieved.engine.protocol import Sampling, TokenLogprobs
     from pensieved.http.admission import Ticket
     from pensieved.http.completion import CompletionRequest, Completions
     from pensieved.http.record import RequestRecord
@@ -41,10 +55,21 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What is submitted, for one model. `clamped`: the context leaves less room than was asked for."""
+    """What is submitted, for one model.
+
+    Attributes:
+        conversation: what was asked, volatile lines left out.
+        ids: the prompt.
+        grammar: what the answer must follow, or empty.
+        dropped_lines: how many volatile lines were left out.
+        clamped: the context leaves less room than was asked for.
+    """
 
     serving: ServingModel
+    conversation: Conversation | RawPrompt
     ids: Sequence[int]
+    grammar: str
+    dropped_lines: int
     max_tokens: int
     clamped: bool
     sampling: Sampling
@@ -113,6 +138,7 @@ class Answer:
             self._generation.cancel()
         self._ticket.leave()
         self._record.input_tokens = self.input_tokens
+        self._record.dropped_lines = (self._prompt.dropped_lines or None) if self._prompt else None
         self._record.output_tokens = self._segmenter.consumed if self._segmenter else 0
 
     def _run(self) -> Generator[Event]:
@@ -158,12 +184,33 @@ class Answer:
 
     def _generate(self, prompt: Prompt) -> Iterator[Event]:
         text = prompt.serving.text
-        segmenter = self._segmenter = Segmenter(text.detokenizer(), (*self._request.stop, *text.turn_stops))
+        segmenter = self._segmenter = text.segmenter(prompt.conversation, prompt.ids, self._request.stop)
+        grammar = prompt.grammar
+        while True:
+            ended = yield from self._decode(prompt, segmenter, grammar)
+            if ended or not segmenter.overthought or segmenter.consumed >= prompt.max_tokens:
+                break
+            # The model has reasoned long enough: its reasoning is ended for it, and it goes on from there.
+            closing = text.closing_ids()[: prompt.max_tokens - segmenter.consumed]
+            yield from self._delivered(segmenter.feed(closing, forced=True))
+            grammar = text.grammar(prompt.conversation, prompt.ids, thought=True)
+            if segmenter.consumed >= prompt.max_tokens:
+                break
+        yield from self._delivered(segmenter.finish())
+        yield self._finish(prompt, StopReason.END if ended or segmenter.over else StopReason.LENGTH)
+
+    def _decode(self, prompt: Prompt, segmenter: Segmenter, grammar: str) -> Generator[Event, None, bool]:
+        """Events until the engine, the answer or the budget of its reasoning is at its end; whether the model ended it."""
+        text, sampling = prompt.serving.text, prompt.sampling
+        if segmenter.ids and sampling.seed is not None:  # a part of its own draws noise of its own
+            sampling = msgspec.structs.replace(sampling, seed=sampling.seed + segmenter.consumed)
         generation = self._generation = prompt.serving.engine.submit(
-            prompt.ids,
-            max_tokens=prompt.max_tokens,
+            [*prompt.ids, *segmenter.ids],
+            max_tokens=prompt.max_tokens - segmenter.consumed,
             stop_tokens=text.stop_token_ids,
-            sampling=prompt.sampling,
+            sampling=sampling,
+            logprobs=self._request.logprobs,
+            grammar=grammar,
         )
         while True:
             chunk = generation.next(TICK)
@@ -172,14 +219,17 @@ class Answer:
                 continue
             self._check()
             ended = chunk.finish is FinishReason.STOP
+            consumed = segmenter.consumed
             deltas = segmenter.feed(chunk.tokens[:-1] if ended else chunk.tokens)
+            if chunk.logprobs:
+                count = segmenter.consumed - consumed
+                yield _logprobs(text, chunk.tokens[:count], chunk.logprobs[:count])
             yield from self._delivered(deltas)
             if not deltas:  # everything is held back: still a moment to look at the client
                 yield Idle()
-            if segmenter.stopped_by is not None or chunk.finish is not None:
-                break
-        yield from self._delivered(segmenter.finish())
-        yield self._finish(prompt, StopReason.END if ended else StopReason.LENGTH)
+            if segmenter.over or segmenter.overthought or chunk.finish is not None:
+                generation.cancel()
+                return ended and not segmenter.overthought
 
     def _delivered(self, deltas: Sequence[Delta]) -> Iterator[Delta]:
         if deltas and self._record.ttft_seconds is None:
@@ -192,13 +242,15 @@ class Answer:
         matched = self._segmenter.stopped_by if self._segmenter else None
         if matched is not None:
             reason = StopReason.STOP_SEQUENCE if matched in self._request.stop else StopReason.END
+        elif reason is StopReason.END and self._segmenter is not None and self._segmenter.calls:
+            reason = StopReason.TOOL_USE
         elif reason is StopReason.LENGTH and prompt.clamped:
             reason = StopReason.CONTEXT
         self._record.stop_reason = reason.value
-        consumed = self._segmenter.consumed if self._segmenter else 0
+        consumed, thought = (self._segmenter.consumed, self._segmenter.thought) if self._segmenter else (0, 0)
         return Finish(
             reason,
-            Usage(input_tokens=len(prompt.ids), output_tokens=consumed),
+            Usage(len(prompt.ids), consumed, reasoning_tokens=thought),
             matched if reason is StopReason.STOP_SEQUENCE else None,
         )
 
@@ -220,3 +272,16 @@ class Answer:
                 RequestErrorKind.TIMEOUT,
                 f"The answer took longer than server.request_timeout ({self._service.request_timeout:g} s).",
             )
+
+
+def _logprobs(text: ChatTokenizer, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> Logprobs:
+    return Logprobs(
+        tuple(
+            TokenLogprob(
+                text.token_bytes(token),
+                each.chosen,
+                tuple(Alternative(text.token_bytes(other), value) for other, value in each.top),
+            )
+            for token, each in zip(tokens, logprobs, strict=True)
+        )
+    )

@@ -6,23 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from pensieved.http.anthropic.errors import envelope
 from pensieved.http.anthropic.messages import CountTokens, Messages
+from pensieved.http.anthropic.signature import Signer
 from pensieved.http.completion import Completions
-from pensieved.http.errors import Envelope, ErrorHandlers
+from pensieved.http.cors import DoorKeeper
+from pensieved.http.dialects import envelope_of
+from pensieved.http.door import Door
+from pensieved.http.errors import ErrorHandlers
 from pensieved.http.health import Health, Page, Ready, StatusReport
 from pensieved.http.models import Model, ModelList
 from pensieved.http.observe import Observer
+from pensieved.http.openai.chat.resource import ChatCompletions
+from pensieved.http.openai.completions.resource import LegacyCompletions
+from pensieved.http.openai.embeddings import Embeddings
+from pensieved.http.openai.responses.resource import Responses
 from pensieved.http.record import record_of
+from pensieved.settings.paths import state_dir
 
 if TYPE_CHECKING:
     from pensieved.http.admission import Admission
     from pensieved.http.daemon import Daemon
-
-
-def envelope_of(_path: str) -> Envelope:
-    """The dialect in which errors on a path are said. All paths so far are Anthropic's or nobody's."""
-    return envelope
 
 
 class _Route:
@@ -36,7 +39,7 @@ class _Route:
 
 def create_app(daemon: Daemon, admission: Admission) -> Observer:
     """The app that serves `daemon`; `admission` also tells whoever shuts down when all is quiet."""
-    app = falcon.App(middleware=[_Route()])
+    app = falcon.App(middleware=[DoorKeeper(Door(daemon.settings.server)), _Route()])
     app.req_options.strip_url_path_trailing_slash = True
     ErrorHandlers(envelope_of).install(app)
     completions = Completions(daemon, admission)
@@ -47,6 +50,11 @@ def create_app(daemon: Daemon, admission: Admission) -> Observer:
     app.add_route("/v1/status", StatusReport(daemon, completions))
     app.add_route("/v1/models", ModelList(daemon))
     app.add_route("/v1/models/{model_id:path}", Model(daemon))
-    app.add_route("/v1/messages", Messages(completions, max_body))
-    app.add_route("/v1/messages/count_tokens", CountTokens(completions, max_body))
+    signer = Signer(state_dir() / "thinking.key")
+    app.add_route("/v1/messages", Messages(completions, max_body, signer))
+    app.add_route("/v1/messages/count_tokens", CountTokens(completions, max_body, signer))
+    app.add_route("/v1/chat/completions", ChatCompletions(completions, max_body))
+    app.add_route("/v1/completions", LegacyCompletions(completions, max_body))
+    app.add_route("/v1/responses", Responses(completions, max_body))
+    app.add_route("/v1/embeddings", Embeddings(completions, max_body))
     return Observer(app)

@@ -18,7 +18,7 @@ from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
 from pensieved.http.errors import EnvelopeOf, of_status
-from pensieved.http.record import RequestRecord
+from pensieved.http.record import RequestRecord, request_id_headers
 
 if TYPE_CHECKING:
     from pensieved.errors import RequestError
@@ -58,7 +58,10 @@ class _EnvelopeTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         record = RequestRecord(method=getattr(self.request, "command", "") or "-", route="-")
         _, body = self.envelope_of(getattr(self.request, "path", ""))(error, record.request_id)
         self.status = f"{problem.code} {problem.reason}"
-        self.response_headers += [("Content-Type", "application/json"), ("request-id", record.request_id)]
+        self.response_headers += [
+            ("Content-Type", "application/json"),
+            *request_id_headers(record.request_id),
+        ]
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)

@@ -14,6 +14,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pensieved.chat.canonical import canonical
+from pensieved.chat.conversation import Conversation
 from pensieved.control.status import Phase
 from pensieved.engine.protocol import Sampling
 from pensieved.errors import RequestError, RequestErrorKind
@@ -21,9 +23,9 @@ from pensieved.http.answer import Answer, Prompt
 from pensieved.http.readiness import not_ready, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from pensieved.chat.conversation import Conversation
+    from pensieved.chat.conversation import RawPrompt
     from pensieved.control.serving import ServingModel
     from pensieved.http.admission import Admission
     from pensieved.http.daemon import Daemon
@@ -40,17 +42,25 @@ class SamplingWishes:
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionRequest:
-    """A request in no dialect's words. `max_tokens` None leaves the length to the settings."""
+    """A request in no dialect's words. `max_tokens` None leaves the length to the settings.
+
+    `logprobs` asks for log-probabilities of the answer's tokens, and of that many likeliest ones beside each.
+    """
 
     model: str
-    conversation: Conversation
+    conversation: Conversation | RawPrompt
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     sampling: SamplingWishes = SamplingWishes()
+    logprobs: int | None = None
 
 
 class Totals:
@@ -62,6 +72,7 @@ class Totals:
         self.failed = 0
         self.input_tokens = 0
         self.output_tokens = 0
+        self.dropped_lines = 0
 
     def add(self, record: RequestRecord) -> None:
         """Count one answer that is over."""
@@ -70,6 +81,7 @@ class Totals:
             self.failed += record.error is not None
             self.input_tokens += record.input_tokens or 0
             self.output_tokens += record.output_tokens or 0
+            self.dropped_lines += record.dropped_lines or 0
 
 
 class Completions:
@@ -87,12 +99,21 @@ class Completions:
             RequestError: NOT_FOUND for another model, INVALID for a conversation the template refuses,
                 OVERLOADED or UNAVAILABLE while there is no model.
         """
+        cleaned, _ = canonical(conversation, self._daemon.settings.prompt.drop_lines)
+        return len(self.resident(model).text.encode_chat(cleaned))
+
+    def resident(self, model: str) -> ServingModel:
+        """The model that answers, asked for as `model`.
+
+        Raises:
+            RequestError: NOT_FOUND for another model, OVERLOADED or UNAVAILABLE while there is none.
+        """
         serving = self._daemon.serving
         if serving is None:
             status = self._daemon.status.current
             raise refusal(status) or not_ready(status)
         _check_name(serving, model)
-        return len(serving.text.encode_chat(conversation))
+        return serving
 
     def start(
         self, request: CompletionRequest, record: RequestRecord, client_gone: Callable[[], bool]
@@ -107,32 +128,60 @@ class Completions:
         Raises:
             RequestError: whatever is wrong with the request, or no place in the queue.
         """
-        record.model = request.model
+        return self.start_together([request], [record], client_gone)[0]
+
+    def start_together(
+        self,
+        requests: Sequence[CompletionRequest],
+        records: Sequence[RequestRecord],
+        client_gone: Callable[[], bool],
+    ) -> list[Answer]:
+        """Begin to answer all of `requests`, or none; as `start`, with a record for each.
+
+        Raises:
+            RequestError: whatever is wrong with one of them, or too few places in the queue.
+        """
         status, serving = self._daemon.status.current, self._daemon.serving
         refused = refusal(status)
         if refused is not None and (serving is None or status.phase in _REFUSING):
             raise refused
-        prompt = self.prepare(request, serving) if serving else None
-        return Answer(
-            service=self,
-            request=request,
-            prompt=prompt,
-            ticket=self.admission.enter(),
-            record=record,
-            client_gone=client_gone,
-        )
+        prompts: list[Prompt | None] = [None] * len(requests)
+        if serving is not None:
+            known: dict[int, Prompt] = {}  # the same conversation is not tokenized again
+            for place, request in enumerate(requests):
+                prompt = self.prepare(request, serving, known.get(id(request.conversation)))
+                prompts[place] = known[id(request.conversation)] = prompt
+        tickets = self.admission.enter_together(len(requests))
+        return [
+            Answer(
+                service=self,
+                request=request,
+                prompt=prompt,
+                ticket=ticket,
+                record=record,
+                client_gone=client_gone,
+            )
+            for request, prompt, ticket, record in zip(requests, prompts, tickets, records, strict=True)
+        ]
 
-    def prepare(self, request: CompletionRequest, serving: ServingModel) -> Prompt:
-        """The prompt's ids and limits for one model.
+    def prepare(
+        self, request: CompletionRequest, serving: ServingModel, same: Prompt | None = None
+    ) -> Prompt:
+        """The prompt's ids and limits for one model; `same` is one of the same conversation, if there is one.
 
         Raises:
-            RequestError: NOT_FOUND for another model, INVALID for a refused conversation or too long a prompt.
+            RequestError: NOT_FOUND for another model, INVALID for a refused conversation, TOO_LONG.
         """
         _check_name(serving, request.model)
-        ids = serving.text.encode_chat(request.conversation)
+        conversation, dropped = request.conversation, 0
+        if same is not None:
+            conversation = same.conversation
+        elif isinstance(conversation, Conversation):
+            conversation, dropped = canonical(conversation, self._daemon.settings.prompt.drop_lines)
+        ids = same.ids if same else _ids(serving, conversation)
         if len(ids) > serving.context_length:
             raise RequestError(
-                RequestErrorKind.INVALID,
+                RequestErrorKind.TOO_LONG,
                 f"prompt is too long: {len(ids)} tokens > {serving.context_length} maximum",
             )
         generation = self._daemon.settings.generation
@@ -140,7 +189,10 @@ class Completions:
         room = serving.context_length - len(ids)
         return Prompt(
             serving=serving,
+            conversation=conversation,
             ids=ids,
+            grammar=same.grammar if same else serving.text.grammar(conversation, ids),
+            dropped_lines=dropped,
             max_tokens=min(wanted, room),
             clamped=wanted > room,
             sampling=_sampling(request.sampling, generation),
@@ -184,6 +236,15 @@ def _check_name(serving: ServingModel, name: str) -> None:
     )
 
 
+def _ids(serving: ServingModel, prompt: Conversation | RawPrompt) -> Sequence[int]:
+    if isinstance(prompt, Conversation):
+        return serving.text.encode_chat(prompt)
+    ids = serving.text.encode(prompt.content) if isinstance(prompt.content, str) else prompt.content
+    if not ids:
+        raise RequestError(RequestErrorKind.INVALID, "The prompt has no tokens.", path="prompt")
+    return ids
+
+
 def _sampling(wishes: SamplingWishes, defaults: GenerationSettings) -> Sampling:
     temperature = defaults.temperature if wishes.temperature is None else wishes.temperature
     top_p = defaults.top_p if wishes.top_p is None else wishes.top_p
@@ -195,4 +256,8 @@ def _sampling(wishes: SamplingWishes, defaults: GenerationSettings) -> Sampling:
         top_k=max(0, top_k),
         min_p=defaults.min_p if wishes.min_p is None else wishes.min_p,
         seed=wishes.seed,
+        repetition_penalty=1.0 if wishes.repetition_penalty is None else wishes.repetition_penalty,
+        presence_penalty=wishes.presence_penalty or 0.0,
+        frequency_penalty=wishes.frequency_penalty or 0.0,
+        logit_bias=wishes.logit_bias,
     )

@@ -135,6 +135,7 @@ class StatusReport:
             "failed": totals.failed,
             "input_tokens": totals.input_tokens,
             "output_tokens": totals.output_tokens,
+            "dropped_lines": totals.dropped_lines,
         }
 
     def _limits(self, serving: ServingModel | None) -> dict[str, Any]:

@@ -10,8 +10,12 @@ import msgspec
 import msgspec.json
 
 from pensieved.errors import RequestError, RequestErrorKind
+from pensieved.http.surrogates import lone_surrogate
 
 T = TypeVar("T")
+
+DEEPEST = 64
+"""Nesting of schemas and tool inputs; nobody writes more, and templates recurse."""
 
 _AT = re.compile(r" - at `\$?\.?(.*)`$")
 _INDEX = re.compile(r"\[(\d+)\]")
@@ -31,14 +35,25 @@ def read_json(req: falcon.Request, decoder: msgspec.json.Decoder[T], max_body: i
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        path, what = _locate(str(error))
-        raise RequestError(RequestErrorKind.INVALID, what, path=path) from error
+        raise invalid(error) from error
     except UnicodeDecodeError as error:
         raise RequestError(RequestErrorKind.INVALID, "The body is not valid UTF-8.") from error
     except msgspec.DecodeError as error:
+        path = lone_surrogate(body)
+        if path is not None:
+            what = "half a surrogate pair is no character"
+            raise RequestError(RequestErrorKind.INVALID, what, path=path.lstrip(".")) from error
         raise RequestError(RequestErrorKind.INVALID, f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise RequestError(RequestErrorKind.INVALID, "The body is nested too deeply.") from error
+
+
+def invalid(error: msgspec.ValidationError, within: str = "") -> RequestError:
+    """The refusal of a value that has the wrong shape; `within` is the path of the whole value."""
+    path, what = _locate(str(error))
+    return RequestError(
+        RequestErrorKind.INVALID, what, path=".".join(part for part in (within, path) if part)
+    )
 
 
 def too_large(max_body: int) -> RequestError:
@@ -46,6 +61,26 @@ def too_large(max_body: int) -> RequestError:
     return RequestError(
         RequestErrorKind.TOO_LARGE, f"The body is larger than {max_body} bytes (server.max_body)."
     )
+
+
+def check_depth(value: object, path: str) -> None:
+    """Refuse what is nested too deeply for those who recurse over it.
+
+    Raises:
+        RequestError: INVALID.
+    """
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return
+    raise RequestError(RequestErrorKind.INVALID, f"nested more than {DEEPEST} levels deep", path=path)
+
+
+def _children(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
 
 
 def _check_media_type(req: falcon.Request) -> None:

@@ -44,7 +44,7 @@ class Model:
         if serving is None or not serving.answers_to(model_id):
             resident = f"the resident model is {serving.name!r}" if serving else "no model is loaded yet"
             raise RequestError(
-                RequestErrorKind.NOT_FOUND, f"There is no model {model_id!r} here: {resident}."
+                RequestErrorKind.NOT_FOUND, f"There is no model {model_id!r} here: {resident}.", path="model"
             )
         resp.data = msgspec.json.encode(_describe(serving, model_id))
 

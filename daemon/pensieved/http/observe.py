@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pensieved.http.record import ENVIRON_KEY, RequestRecord
+from pensieved.http.record import ENVIRON_KEY, RequestRecord, request_id_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,7 @@ class Observer:
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             record.status = int(status[:3])
-            return start_response(status, [*headers, ("request-id", record.request_id)], exc_info)
+            return start_response(status, [*headers, *request_id_headers(record.request_id)], exc_info)
 
         try:
             body = self._app(environ, start)

@@ -21,9 +21,14 @@ ENVIRON_KEY = "pensieved.record"
 _QUIET_ROUTES = frozenset({"/", "/health", "/ready", "/v1/status"})
 
 
-def new_id(prefix: str) -> str:
-    """A random identifier in the dialects' own form: ``req_…``, ``msg_…``."""
-    return f"{prefix}_{secrets.token_hex(12)}"
+def new_id(prefix: str, separator: str = "_") -> str:
+    """A random identifier in the dialects' own form: ``req_…``, ``msg_…``, ``chatcmpl-…``."""
+    return f"{prefix}{separator}{secrets.token_hex(12)}"
+
+
+def request_id_headers(request_id: str) -> list[tuple[str, str]]:
+    """On every response: `request-id` is where Anthropic's clients look, `x-request-id` where OpenAI's do."""
+    return [("request-id", request_id), ("x-request-id", request_id)]
 
 
 @dataclass(kw_only=True)
@@ -41,6 +46,7 @@ class RequestRecord:
     error: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    dropped_lines: int | None = None
     queue_seconds: float | None = None
     ttft_seconds: float | None = None
 

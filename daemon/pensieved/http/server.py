@@ -15,8 +15,8 @@ from waitress import wasyncore
 from waitress.server import BaseWSGIServer, create_server
 
 from pensieved import __version__
-from pensieved.http.app import envelope_of
 from pensieved.http.channel import channel_class, connections
+from pensieved.http.dialects import envelope_of
 from pensieved.http.jsonbody import too_large
 
 if TYPE_CHECKING:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import structlog
 
-from pensieved.chat.events import Event, Failure, Idle
+from pensieved.chat.events import Failure, Idle
 from pensieved.errors import RequestError, RequestErrorKind
-from pensieved.http.answer import Answer, ClientGoneError
+from pensieved.http.answer import ClientGoneError
 from pensieved.http.errors import internal_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    import falcon
 
 log = structlog.get_logger()
 
@@ -24,10 +26,32 @@ HOLD = 3.0
 """Seconds for which the status line is held back: a failure until then gets a real HTTP status."""
 
 
-class StreamEncoder(Protocol):
+E = TypeVar("E")
+_E_co = TypeVar("_E_co", covariant=True)
+_E_contra = TypeVar("_E_contra", contravariant=True)
+
+
+class Source(Protocol[_E_co]):
+    """Where events come from: an `Answer`, or several of them. `Idle` and `Failure` are among the events."""
+
+    def __iter__(self) -> Self:
+        """Itself."""
+
+    def __next__(self) -> _E_co:
+        """The next event."""
+
+    @property
+    def input_tokens(self) -> int | None:
+        """Prompt tokens, once they are known."""
+
+    def close(self, unfinished: str = ...) -> None:
+        """Stop, and give everything back."""
+
+
+class StreamEncoder(Protocol[_E_contra]):
     """A dialect's event stream. Every method returns whole SSE events, or nothing."""
 
-    def encode(self, event: Event, input_tokens: int | None) -> bytes:
+    def encode(self, event: _E_contra, input_tokens: int | None) -> bytes:
         """One event; `input_tokens` is None while the prompt is not known."""
 
     def ping(self) -> bytes:
@@ -37,7 +61,20 @@ class StreamEncoder(Protocol):
         """What ends a stream that cannot be completed."""
 
 
-class AnswerStream:
+def client_gone(req: falcon.Request) -> Callable[[], bool]:
+    """Waitress' way to notice a closed connection; servers without one never notice."""
+    gone: Callable[[], bool] = req.env.get("waitress.client_disconnected", lambda: False)
+    return gone
+
+
+def send_stream(resp: falcon.Response, stream: AnswerStream[E]) -> None:
+    """Make `stream` the body of a response."""
+    resp.stream = stream
+    resp.content_type = "text/event-stream; charset=utf-8"
+    resp.cache_control = ("no-cache",)
+
+
+class AnswerStream(Generic[E]):
     """The body of a streamed response; closing it closes the answer.
 
     Construction waits for the answer's first event, `HOLD` seconds at most.
@@ -47,7 +84,7 @@ class AnswerStream:
         ClientGoneError: the client went away before it began.
     """
 
-    def __init__(self, answer: Answer, encoder: StreamEncoder) -> None:
+    def __init__(self, answer: Source[E], encoder: StreamEncoder[E]) -> None:
         self._answer = answer
         self._encoder = encoder
         try:
@@ -72,7 +109,7 @@ class AnswerStream:
         """Stop answering."""
         self._answer.close()
 
-    def _await_first(self) -> Event:
+    def _await_first(self) -> E:
         deadline = time.monotonic() + HOLD
         for event in self._answer:
             if isinstance(event, Failure):
@@ -94,7 +131,7 @@ class AnswerStream:
                 written = now
                 yield data
 
-    def _encode(self, event: Event) -> bytes:
+    def _encode(self, event: E) -> bytes:
         if isinstance(event, Failure):
             return self._encoder.error(RequestError(RequestErrorKind(event.kind), event.message))
         return self._encoder.encode(event, self._answer.input_tokens)

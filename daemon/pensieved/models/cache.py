@@ -153,6 +153,7 @@ class ModelCache:
                         hint="Stop it first, or let it serve another model.",
                     )
             self._discard(key, home)
+        self._drop_unused_wheels()
 
     def collect_garbage(self, *, dry_run: bool = False) -> list[Path]:
         """Delete what crashes and updates left behind; returns the folders."""
@@ -176,8 +177,17 @@ class ModelCache:
                 except PermanentError:  # somebody began to use or prepare it just now
                     continue
             pruned.append(entry)
-        self.collect_garbage(dry_run=dry_run)
+        if not dry_run:
+            self.collect_garbage()
+            self._drop_unused_wheels()
         return pruned
+
+    def _drop_unused_wheels(self) -> None:
+        """A wheel serves to repair the model that came from it; one that is missed is fetched again."""
+        used = {file.path for entry in self.entries() if entry.manifest for file in entry.manifest.sources}
+        for wheel in self.wheels.glob("*/*.whl"):
+            if wheel.name not in used:
+                wheel.unlink(missing_ok=True)
 
     def _in_use(self, key: str) -> bool:
         with contextlib.ExitStack() as held:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +34,7 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_FILE = re.compile(rf"({_PART})/({_PART})(?:@(refs/[a-z]+/[^/@\s]+|[^/@\s]+))?/([^@\s]+\.gguf)")
 _HUB_REPO = re.compile(rf"({_PART})/({_PART})(?:@([^@\s]+))?/?")
 _HUB_PAGE = re.compile(r"/([^/]+)/([^/]+)(?:/(tree|blob|resolve)/([^/]+)(?:/(.+))?)?/?")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 _PACKAGE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:\s*==\s*(\S+))?")
 
 
@@ -67,7 +69,7 @@ class FolderSource(msgspec.Struct, frozen=True, tag="folder"):
     @property
     def name(self) -> str:
         """The short id that users see."""
-        return Path(self.path).name
+        return Path(self.path).name or "root"
 
 
 class GgufSource(msgspec.Struct, frozen=True, tag="gguf"):
@@ -129,7 +131,14 @@ def parse_source(url: str, revision: str | None = None) -> Source:
         raise UsageError(
             f"A revision is for models on the Hub; {text!r} has none.", hint="Leave revision out."
         )
-    return msgspec.structs.replace(source, revision=revision)
+    return msgspec.structs.replace(source, revision=_checked_revision(revision, revision))
+
+
+def _checked_revision(revision: str, text: str) -> str:
+    """A revision becomes a part of URLs and paths. Raises UsageError."""
+    if _REVISION.fullmatch(revision) is None or ".." in revision or revision.endswith("/"):
+        raise UsageError(f"{text!r}: {revision!r} is not a branch, tag or commit.", hint=FORMS)
+    return revision
 
 
 def _parse(text: str) -> Source:
@@ -151,9 +160,9 @@ def _parse(text: str) -> Source:
 
 def _bare(text: str) -> Source:
     """Without a prefix: a repository, unless it cannot be one."""
-    if text.endswith(".gguf") and (text.count("/") <= 1 or Path(text).exists()):
+    if text.endswith(".gguf") and (text.count("/") <= 1 or _mode(text)):
         return _local(text, text)
-    if "/" not in text and text and Path(text).is_dir():
+    if text and "/" not in text and stat.S_ISDIR(_mode(text)):
         return _local(text, text)
     return _hub(text, text)
 
@@ -173,7 +182,7 @@ def _hub_source(text: str, owner: str, name: str, revision: str, file: str) -> H
     repo = f"{owner}/{name}"
     if "--" in repo or ".." in repo or name.endswith((".git", ".", "-")) or owner in _NOT_MODELS:
         raise UsageError(f"{text!r}: {repo!r} is not the name of a model repository.", hint=FORMS)
-    return HubSource(repo=repo, revision=revision, file=file)
+    return HubSource(repo=repo, revision=_checked_revision(revision, text), file=file)
 
 
 def _hub_page(text: str) -> HubSource:
@@ -196,15 +205,24 @@ def _hub_page(text: str) -> HubSource:
 def _local(path: str, text: str) -> FolderSource | GgufSource:
     try:
         resolved = Path(path).expanduser().resolve()
+        mode = resolved.stat().st_mode
     except (RuntimeError, ValueError):  # an unknown ~user, or a null byte
         raise UsageError(f"{text!r} is not a usable path.", hint=FORMS) from None
-    if resolved.is_dir():
+    except OSError as error:
+        raise UsageError(f"{text!r} cannot be used: {error.strerror}.", hint=FORMS) from None
+    if stat.S_ISDIR(mode):
         return FolderSource(str(resolved))
-    if not resolved.exists():
-        raise UsageError(f"{text!r}: there is no file or folder {resolved}.", hint=FORMS)
     if resolved.suffix != ".gguf":
         raise UsageError(f"{text!r}: of files, only a .gguf can be served.", hint=FORMS)
     return GgufSource(str(resolved))
+
+
+def _mode(path: str) -> int:
+    """The file's mode; 0 where there is none, or none that could be named so."""
+    try:
+        return Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def _pypi(text: str) -> PypiSource:

@@ -57,6 +57,11 @@ class Job:
     runs: int | None = None
     last_exit: str | None = None
 
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to go and has not gone yet; launchd's state is then the signal it sent."""
+        return self.state is not None and self.state.startswith("SIG")
+
 
 class Launchctl:
     """One launchctl executable, for one user.

@@ -11,11 +11,11 @@ import plistlib
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from xml.parsers.expat import ExpatError
 
 from pensieved.errors import NotRunningError, ServiceError
-from pensieved.service import fingerprint, lint, plist
+from pensieved.service import fingerprint, plist
 from pensieved.service.domain import find_domain, find_job
 from pensieved.service.exitcodes import MEANINGS, Code
 
@@ -57,7 +57,7 @@ class Lifecycle:
 
     launchctl: Launchctl
     agent: Agent
-    clock: Clock = time  # type: ignore[assignment]  # the module has both functions
+    clock: Clock = time
 
     def job(self) -> Job | None:
         """The agent as loaded now, or None."""
@@ -75,7 +75,7 @@ class Lifecycle:
         if job is None:
             self._load(domain)
             return Change.LOADED
-        if job.domain != domain.name or not fingerprint.is_loaded(self.agent, content):
+        if job.ending or job.domain != domain.name or not fingerprint.is_loaded(self.agent, content):
             self._unload(job)
             self._load(domain)
             return Change.RELOADED
@@ -86,11 +86,14 @@ class Lifecycle:
 
         Raises:
             NotRunningError: nothing is installed.
-            ServiceError: the plist was broken by hand, or launchd refuses.
+            ServiceError: the plist is none any more, or launchd refuses.
         """
         self._read_plist()
-        if job := self.job():
+        job = self.job()
+        if job and not job.ending:
             return self._awake(job)
+        if job:
+            self._unload(job)
         self._load(find_domain(self.launchctl))
         return Change.LOADED
 
@@ -108,7 +111,7 @@ class Lifecycle:
         if job is None:
             self._load(find_domain(self.launchctl))
             return Change.LOADED
-        if not fingerprint.is_loaded(self.agent, content):
+        if job.ending or not fingerprint.is_loaded(self.agent, content):
             self._unload(job)
             self._load(find_domain(self.launchctl))
             return Change.RELOADED
@@ -144,6 +147,9 @@ class Lifecycle:
         while not (outcome := self._bootstrap(domain)).ok:
             if outcome.code not in _RETRIED or self.clock.monotonic() >= deadline:
                 raise self._refused(outcome, domain)
+            job = self.launchctl.job(domain.name, self.agent.label)
+            if job is not None and not job.ending:
+                break  # somebody else was faster: a login, or launchctl by hand
             self.clock.sleep(_POLL)
         fingerprint.remember(self.agent, content)
 
@@ -183,11 +189,11 @@ class Lifecycle:
         return max(_DRAIN, own if isinstance(own, int) else 0) + _DRAIN_MARGIN
 
     def _read_plist(self) -> bytes:
-        """The plist's bytes, if launchd would understand them."""
+        """The installed plist, as it lies there: what is changed by hand is the user's to change."""
         path = self.agent.plist
         try:
             content = path.read_bytes()
-            parsed: dict[str, Any] = plistlib.loads(content)
+            plistlib.loads(content)
         except FileNotFoundError:
             raise NotRunningError(
                 f"No agent {self.agent.label} is installed.",
@@ -198,7 +204,6 @@ class Lifecycle:
                 f"{path} cannot be read as a property list: {error}.",
                 hint=f"`pensieved install{self.agent.option}` writes it anew.",
             ) from None
-        lint.check(parsed)
         return content
 
     @staticmethod

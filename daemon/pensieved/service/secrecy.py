@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 _NAME = re.compile(
     r"(?:^|_)(?:TOKENS?|KEYS?|SECRETS?|PASSWORD|PASSWD|PASS|CREDENTIALS?|AUTH)$", re.IGNORECASE
 )
+_COUNT = re.compile(r"(?:^|_)MAX_TOKENS$", re.IGNORECASE)
 _VALUE = re.compile(r"(?<![A-Za-z0-9])(?:hf_|sk-|ghp_|github_pat_|xox[abp]-|AKIA|eyJ)[A-Za-z0-9_-]{12,}")
 
 
@@ -16,7 +17,7 @@ _SWITCH = frozenset({"0", "1", "true", "false", "yes", "no", "on", "off"})
 
 def is_secret(name: str, value: str) -> bool:
     """Whether a variable or setting holds a secret: HF_TOKEN does; HF_TOKEN_PATH and max_tokens do not."""
-    named = _NAME.search(name) is not None and not name.lower().startswith("max_")
+    named = _NAME.search(name) is not None and _COUNT.search(name) is None
     return (named and value.lower() not in _SWITCH) or holds_secret(value)
 
 

@@ -52,18 +52,27 @@ def _section(name: str, field: FieldInfo) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _default(field: FieldInfo) -> str:
-    value: Any = field.default_factory() if field.default_factory else field.default  # type: ignore[call-arg]
+def plain_value(field: FieldInfo, value: Any) -> Any:
+    """A setting as the TOML would say it: sizes and durations in their units, paths as text."""
     readers = {getattr(item, "func", None) for item in field.metadata}
     if parse_size in readers:
-        return json.dumps(exact_size(value))
+        return exact_size(value)
     if parse_duration in readers:
-        return json.dumps(exact_duration(value))
+        return exact_duration(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [str(item) for item in value]  # a SecretStr says asterisks
+    return value
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default_factory() if field.default_factory else field.default  # type: ignore[call-arg]
     if value is None:
         return '""  # not set by default'
     if isinstance(value, Path):  # the only one: the cache folder, which differs per user
         return '"~/.cache/pensieved"  # on macOS "~/Library/Caches/pensieved"'
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return json.dumps(plain_value(field, value))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from pensieved.errors import ConfigError
+from pensieved.settings.keys import check_private
 from pensieved.settings.paths import default_config_file
 from pensieved.settings.schema import Settings
 from pensieved.settings.tomltext import line_of
@@ -53,9 +54,18 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         ConfigError: with the file and line, the variable or the flag, the key, and the nearest known key.
     """
     path = config_file(config)
-    text = _read(path) if path else ""
-    toml = _parse(text, path)
-    environment = _environment()
+    return settings_from(read_config(path) if path else "", path, flags)
+
+
+def settings_from(text: str, path: Path | None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """The same for a TOML text that is, or is about to be, the content of `path`; for errors that name it.
+
+    Raises:
+        ConfigError: as `load_settings` does.
+    """
+    toml = parse_config(text, path)
+    _keep_private(toml, path)
+    environment = read_environment()
     given = _without_none(flags or {})
     try:
         return Settings.model_validate(_merge(_merge(toml, environment), given))
@@ -64,7 +74,8 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         raise ConfigError("\n".join(origin.describe(e) for e in error.errors())) from None
 
 
-def _read(path: Path) -> str:
+def read_config(path: Path) -> str:
+    """The text of a TOML. Raises ConfigError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -72,14 +83,23 @@ def _read(path: Path) -> str:
         raise ConfigError(f"The configuration {path} cannot be read: {reason}.") from None
 
 
-def _parse(text: str, path: Path | None) -> dict[str, Any]:
+def parse_config(text: str, path: Path | None) -> dict[str, Any]:
+    """The keys and values of a TOML, not yet validated. Raises ConfigError."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: this is not TOML: {error}.") from None
 
 
-def _environment() -> dict[str, Any]:
+def _keep_private(toml: dict[str, Any], path: Path | None) -> None:
+    """Refuse keys in a TOML that others can read, with the command that mends it."""
+    server = toml.get("server")
+    if path is not None and isinstance(server, dict) and server.get("api_keys"):
+        check_private(path)
+
+
+def read_environment() -> dict[str, Any]:
+    """What PENSIEVED_… variables set, not yet validated. Raises ConfigError."""
     for name in os.environ:
         section, separator, _ = name.removeprefix(ENV_PREFIX).partition("__")
         if name.startswith(ENV_PREFIX) and separator and section.lower() not in Settings.model_fields:
@@ -131,10 +151,12 @@ class _Origin:
         if error["type"] == "extra_forbidden":
             problem = f"unknown key.{_nearest(str(location[-1]), location[:-1])}"
         else:
-            problem = f"{error['msg'].removeprefix('Value error, ')}; got {error['input']!r}."
+            given = "" if "api_keys" in location else f"; got {error['input']!r}"
+            problem = f"{error['msg'].removeprefix('Value error, ')}{given}."
         return f"{self._where(location)}: {key}: {problem}"
 
-    def _where(self, location: tuple[int | str, ...]) -> str:
+    def _where(self, place: tuple[int | str, ...]) -> str:
+        location = tuple(part for part in place if isinstance(part, str))  # a list is written as one
         if _holds(self._flags, location):
             return "--" + str(location[-1]).replace("_", "-")
         if _holds(self._environment, location):

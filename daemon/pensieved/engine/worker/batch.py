@@ -5,26 +5,33 @@ Everything above speaks of requests and ids of the protocol; everything below is
 
 from __future__ import annotations
 
-from functools import lru_cache
+from concurrent.futures import FIRST_COMPLETED, wait
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, StopSequences
 
-from pensieved.engine.protocol import FinishReason, Output
+from pensieved.engine.protocol import FinishReason, Output, Refused
+from pensieved.engine.worker.constraint import Constraints
+from pensieved.engine.worker.logprobs import read_logprobs
+from pensieved.engine.worker.refusal import RefusedRequestError
 from pensieved.engine.worker.sampling import Samplers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+
     from mlx.nn.layers.base import Module
 
-    from pensieved.engine.protocol import Submit
+    from pensieved.engine.protocol import Submit, TokenLogprobs
+    from pensieved.engine.worker.constraint import Constraint
+    from pensieved.engine.worker.grammar import Grammars
 
 MOST_PREFILLED_TOGETHER = 8
 SMALLEST_CHUNK = 16
-
-
-class RefusedRequestError(ValueError):
-    """A request that the model cannot run; the engine is well."""
+COMPILE_PATIENCE = 0.05
+"""Seconds to wait for a grammar where nothing else is to be done."""
 
 
 class Batch:
@@ -35,10 +42,20 @@ class Batch:
         device: where it computes.
         max_concurrent: requests that decode together; more of them wait.
         prefill_chunk: prompt tokens, of all requests together, computed between two decode steps.
+        grammars: makes the constraints of requests that have a grammar; without it they are refused.
     """
 
-    def __init__(self, model: Module, device: mx.Device, *, max_concurrent: int, prefill_chunk: int) -> None:
+    def __init__(
+        self,
+        model: Module,
+        device: mx.Device,
+        *,
+        max_concurrent: int,
+        prefill_chunk: int,
+        grammars: Grammars | None = None,
+    ) -> None:
         self._prefill_chunk = prefill_chunk
+        self._grammars = grammars
         self._vocabulary = model(mx.array([[0]])).shape[-1]  # lazy: nothing is computed for its shape
         self._samplers = Samplers(self._vocabulary)
         self._generator: Any = BatchGenerator(
@@ -50,9 +67,15 @@ class Batch:
         )
         self._uids: dict[int, int] = {}  # request → mlx-lm's own id
         self._requests: dict[int, int] = {}  # and back
+        self._logprobs: dict[
+            int, int
+        ] = {}  # mlx-lm's id → likeliest tokens to report, where logprobs are wanted
+        self._constraints = Constraints(self._vocabulary)
+        self._compiling: dict[int, tuple[Submit, Future[Constraint]]] = {}
+        self._refusals: list[Refused] = []
 
     def __len__(self) -> int:
-        return len(self._uids)
+        return len(self._uids) + len(self._compiling)
 
     def insert(self, submit: Submit) -> None:
         """Add a request.
@@ -61,36 +84,102 @@ class Batch:
             RefusedRequestError: it cannot be run.
         """
         self._check(submit)
-        prompt_length = len(submit.prompt) - submit.position
+        if not submit.grammar:
+            self._enter(submit)
+        elif self._grammars is not None:
+            self._compiling[submit.request] = (submit, self._grammars.compile(submit, self._vocabulary))
+        else:
+            raise RefusedRequestError("This engine follows no grammars.")
+
+    def _enter(self, submit: Submit, constraint: Constraint | None = None) -> None:
+        """Hand a request to mlx-lm. The mask comes behind all other processors."""
+        sampler = self._samplers.sampler(submit.sampling, submit.position)
+        processors = self._samplers.processors(submit.sampling, len(submit.prompt) - submit.position)
+        if constraint is not None:
+            self._constraints.add(submit.request, constraint)
+            sampler = constraint.remembering(sampler)
+            processors.append(partial(self._constraints.apply, constraint))
         (uid,) = self._generator.insert(
             [list(submit.prompt)],
             max_tokens=[submit.max_tokens],
-            samplers=[self._samplers.sampler(submit.sampling, submit.position)],
-            logits_processors=[self._samplers.processors(submit.sampling, prompt_length)],
+            samplers=[sampler],
+            logits_processors=[processors],
             stop_sequences=[_stop_sequences(submit.stop_tokens)],
         )
         self._uids[submit.request] = uid
         self._requests[uid] = submit.request
+        if submit.logprobs is not None:
+            self._logprobs[uid] = max(0, submit.logprobs)
 
     def remove(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
+        self._compiling.pop(request, None)
+        self._constraints.remove(request)
         uid = self._uids.pop(request, None)
         if uid is not None:
             del self._requests[uid]
+            self._logprobs.pop(uid, None)
             self._generator.remove([uid])
 
     def step(self) -> tuple[Output, ...]:
         """One decode step of all requests that decode, and one chunk of prefill for those that wait."""
+        self._admit_compiled()
         rows = max(1, min(MOST_PREFILLED_TOGETHER, len(self)))
         self._generator.prefill_step_size = max(SMALLEST_CHUNK, self._prefill_chunk // rows)
         _, responses = self._generator.next()
+        logprobs = self._read_logprobs(responses)
         outputs = []
         for response in responses:
             finish = None if response.finish_reason is None else FinishReason(response.finish_reason)
-            outputs.append(Output(self._requests[response.uid], (response.token,), finish))
+            outputs.append(
+                Output(
+                    self._requests[response.uid], (response.token,), finish, logprobs.get(response.uid, ())
+                )
+            )
             if finish is not None:
-                del self._uids[self._requests.pop(response.uid)]
+                request = self._requests.pop(response.uid)
+                del self._uids[request]
+                self._constraints.remove(request)
+                self._logprobs.pop(response.uid, None)
+        for request, message in self._constraints.failures():
+            self._refuse(request, message)
         return tuple(outputs)
+
+    def take_refusals(self) -> list[Refused]:
+        """Requests that turned out not to be runnable since the last call; they are no longer part of the batch."""
+        refusals, self._refusals = self._refusals, []
+        return refusals
+
+    def _refuse(self, request: int, message: str) -> None:
+        self.remove(request)
+        self._refusals.append(Refused(request, message))
+
+    def _admit_compiled(self) -> None:
+        """Let those in whose grammar is ready; where nobody decodes, wait a moment for one."""
+        if self._compiling and not self._uids:
+            wait([future for _, future in self._compiling.values()], COMPILE_PATIENCE, FIRST_COMPLETED)
+        for request, (submit, future) in list(self._compiling.items()):
+            if not future.done():
+                continue
+            try:
+                constraint = future.result()
+            except RefusedRequestError as error:
+                self._refuse(request, str(error))
+            else:
+                del self._compiling[request]
+                self._enter(submit, constraint)
+
+    def _read_logprobs(self, responses: Sequence[Any]) -> dict[int, tuple[TokenLogprobs, ...]]:
+        """What is to be reported with each response, by mlx-lm's id; nothing is computed where nobody asked."""
+        asking = [response for response in responses if response.uid in self._logprobs]
+        if not asking:
+            return {}
+        read = read_logprobs(
+            [response.logprobs for response in asking],
+            [response.token for response in asking],
+            [self._logprobs[response.uid] for response in asking],
+        )
+        return {response.uid: (each,) for response, each in zip(asking, read, strict=True)}
 
     def _check(self, submit: Submit) -> None:
         if not submit.prompt:

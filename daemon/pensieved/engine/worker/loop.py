@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import mlx.core as mx
@@ -27,8 +28,10 @@ from pensieved.engine.protocol import (
     Submit,
     Warming,
 )
-from pensieved.engine.worker.batch import Batch, RefusedRequestError
+from pensieved.engine.worker.batch import Batch
+from pensieved.engine.worker.grammar import Grammars
 from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, warm_up, weight_bytes
+from pensieved.engine.worker.refusal import RefusedRequestError
 
 if TYPE_CHECKING:
     from pensieved.engine.worker.link import Link
@@ -64,7 +67,13 @@ def _load(link: Link, load: Load) -> Batch:
     model = load_model(load.path, trust_remote_code=load.trust_remote_code)
     loaded = time.perf_counter()
     link.send(Warming())
-    batch = Batch(model, device, max_concurrent=load.max_concurrent, prefill_chunk=load.prefill_chunk)
+    batch = Batch(
+        model,
+        device,
+        max_concurrent=load.max_concurrent,
+        prefill_chunk=load.prefill_chunk,
+        grammars=Grammars(Path(load.path)),
+    )
     warm_up(batch, device, max_concurrent=load.max_concurrent, prefill_chunk=load.prefill_chunk)
     warm = time.perf_counter()
     link.send(Loaded(weight_bytes(model), loaded - started, warm - loaded))
@@ -81,6 +90,8 @@ def _serve(link: Link, batch: Batch) -> NoReturn:
         outputs = batch.step() if len(batch) else ()
         if outputs:
             link.send(Step(outputs))
+        for refused in batch.take_refusals():
+            link.send(refused)
         now = time.monotonic()
         if not outputs or now - beaten >= HEARTBEAT:
             link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory()))

@@ -8,6 +8,7 @@ from pensieved.errors import RequestError, RequestErrorKind
 
 _ERRORS = {
     RequestErrorKind.INVALID: ("400 Bad Request", "invalid_request_error"),
+    RequestErrorKind.TOO_LONG: ("400 Bad Request", "invalid_request_error"),
     RequestErrorKind.AUTHENTICATION: ("401 Unauthorized", "authentication_error"),
     RequestErrorKind.FORBIDDEN: ("403 Forbidden", "permission_error"),
     RequestErrorKind.NOT_FOUND: ("404 Not Found", "not_found_error"),

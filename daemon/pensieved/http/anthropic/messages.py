@@ -7,58 +7,65 @@ from typing import TYPE_CHECKING
 import falcon
 import msgspec
 
-from pensieved.http.anthropic.encode import MessageBuilder, MessageStream
-from pensieved.http.anthropic.schema import count_decoder, messages_decoder
+from pensieved.http.anthropic.encode import MessageBuilder, MessageStream, Thoughts
+from pensieved.http.anthropic.schema import ThinkingDisabled, count_decoder, messages_decoder
 from pensieved.http.anthropic.translate import to_completion, to_conversation
 from pensieved.http.jsonbody import read_json
 from pensieved.http.record import record_of
-from pensieved.http.stream import AnswerStream
+from pensieved.http.stream import AnswerStream, client_gone, send_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pensieved.http.answer import Answer
+    from pensieved.http.anthropic.schema import MessagesRequest
+    from pensieved.http.anthropic.signature import Signer
     from pensieved.http.completion import Completions
 
 
 class Messages:
     """POST /v1/messages."""
 
-    def __init__(self, completions: Completions, max_body: int) -> None:
+    def __init__(self, completions: Completions, max_body: int, signer: Signer) -> None:
         self._completions = completions
         self._max_body = max_body
+        self._signer = signer
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer, as one object or as a stream of events."""
         request = read_json(req, messages_decoder, self._max_body)
         record = record_of(req.env)
         record.stream = bool(request.stream)
-        answer = self._completions.start(to_completion(request), record, _client_gone(req))
+        answer = self._completions.start(to_completion(request, self._signer), record, client_gone(req))
+        thoughts = _thoughts(request)
         if request.stream:
-            encoder = MessageStream(request.model, record.request_id)
-            resp.stream = AnswerStream(answer, encoder)
-            resp.content_type = "text/event-stream; charset=utf-8"
-            resp.cache_control = ("no-cache",)
+            encoder = MessageStream(request.model, record.request_id, self._signer, thoughts)
+            send_stream(resp, AnswerStream(answer, encoder))
         else:
-            resp.data = _whole(answer, MessageBuilder(request.model))
+            resp.data = _whole(answer, MessageBuilder(request.model, self._signer, thoughts))
             resp.content_type = falcon.MEDIA_JSON
 
 
 class CountTokens:
     """POST /v1/messages/count_tokens."""
 
-    def __init__(self, completions: Completions, max_body: int) -> None:
+    def __init__(self, completions: Completions, max_body: int, signer: Signer) -> None:
         self._completions = completions
         self._max_body = max_body
+        self._signer = signer
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Exactly the input tokens that the same request to /v1/messages would be charged."""
         request = read_json(req, count_decoder, self._max_body)
         record = record_of(req.env)
         record.model = request.model
-        record.input_tokens = self._completions.count(request.model, to_conversation(request))
+        record.input_tokens = self._completions.count(request.model, to_conversation(request, self._signer))
         resp.data = msgspec.json.encode({"input_tokens": record.input_tokens})
         resp.content_type = falcon.MEDIA_JSON
+
+
+def _thoughts(request: MessagesRequest) -> Thoughts:
+    if request.thinking is None or isinstance(request.thinking, ThinkingDisabled):
+        return Thoughts.HIDDEN
+    return Thoughts.OMITTED if getattr(request.thinking, "display", None) == "omitted" else Thoughts.SHOWN
 
 
 def _whole(answer: Answer, builder: MessageBuilder) -> bytes:
@@ -70,9 +77,3 @@ def _whole(answer: Answer, builder: MessageBuilder) -> bytes:
     finally:
         answer.close()
     raise AssertionError("an answer ends with Finish or Failure")
-
-
-def _client_gone(req: falcon.Request) -> Callable[[], bool]:
-    """Waitress' way to notice a closed connection; servers without one never notice."""
-    gone: Callable[[], bool] = req.env.get("waitress.client_disconnected", lambda: False)
-    return gone

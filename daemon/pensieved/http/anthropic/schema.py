@@ -1,66 +1,20 @@
-"""What Anthropic clients send. Unknown fields are ignored, `cache_control` among them; null means absent.
-
-Content that is known but not supported yet is in the schema, so that it is refused by name and place.
-"""
+"""What Anthropic clients send. Unknown fields are ignored, `metadata` and `service_tier` among them; null means absent."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from pensieved.http.anthropic.blocks import Block, NonEmpty, TextBlock
+
 MOST_STOP_SEQUENCES = 256
 LONGEST_STOP_SEQUENCE = 1024
 LONGEST_NAME = 256
+LEAST_THINKING = 1024
 
 StopSequence = Annotated[str, Meta(min_length=1, max_length=LONGEST_STOP_SEQUENCE)]
-
-
-class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
-    """Text."""
-
-    text: str
-
-
-class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
-    """A picture."""
-
-
-class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
-    """A document."""
-
-
-class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
-    """A passage found by the client."""
-
-
-class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
-    """A call the model made."""
-
-
-class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
-    """What a call returned."""
-
-
-class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):
-    """Reasoning of an earlier turn; it is not part of the prompt, as with Anthropic."""
-
-
-class RedactedThinkingBlock(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
-    """Encrypted reasoning of an earlier turn."""
-
-
-Block = (
-    TextBlock
-    | ImageBlock
-    | DocumentBlock
-    | SearchResultBlock
-    | ToolUseBlock
-    | ToolResultBlock
-    | ThinkingBlock
-    | RedactedThinkingBlock
-)
 
 
 class Message(msgspec.Struct):
@@ -70,12 +24,85 @@ class Message(msgspec.Struct):
     content: str | list[Block]
 
 
+class Tool(msgspec.Struct):
+    """A tool. One whose `type` is not custom is Anthropic's own: its server runs it, or its model knows its schema."""
+
+    name: str | None = None
+    type: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    input_examples: list[dict[str, Any]] | None = None
+
+
+class AutoChoice(msgspec.Struct, tag_field="type", tag="auto"):
+    """The model decides."""
+
+    disable_parallel_tool_use: bool | None = None
+
+
+class AnyChoice(msgspec.Struct, tag_field="type", tag="any"):
+    """At least one call."""
+
+    disable_parallel_tool_use: bool | None = None
+
+
+class ToolChoice(msgspec.Struct, tag_field="type", tag="tool"):
+    """A call of this tool."""
+
+    name: NonEmpty
+    disable_parallel_tool_use: bool | None = None
+
+
+class NoChoice(msgspec.Struct, tag_field="type", tag="none"):
+    """No call."""
+
+
+class ThinkingEnabled(msgspec.Struct, tag_field="type", tag="enabled"):
+    """Reason first, for so many tokens at most. `display` "omitted": do not show it."""
+
+    budget_tokens: Annotated[int, Meta(ge=LEAST_THINKING)]
+    display: str | None = None
+
+
+class ThinkingAdaptive(msgspec.Struct, tag_field="type", tag="adaptive"):
+    """Reason as long as it takes."""
+
+    display: str | None = None
+
+
+class ThinkingBetweenTools(msgspec.Struct, tag_field="type", tag="between_tools"):
+    """Reason about tools' results only."""
+
+
+class ThinkingDisabled(msgspec.Struct, tag_field="type", tag="disabled"):
+    """Answer at once."""
+
+
+class JsonSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
+    """The answer is JSON, valid against `schema`."""
+
+    schema: dict[str, Any]
+
+
+class OutputConfig(msgspec.Struct):
+    """How to answer."""
+
+    effort: str | None = None
+    format: JsonSchemaFormat | None = None
+
+
 class PromptFields(msgspec.Struct, kw_only=True):
-    """What makes up the prompt; also the whole of a count_tokens request."""
+    """What makes up the prompt; also the whole of a count_tokens request. `output_format` is the beta's name."""
 
     model: Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
     messages: Annotated[list[Message], Meta(min_length=1)]
     system: str | list[TextBlock] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: AutoChoice | AnyChoice | ToolChoice | NoChoice | None = None
+    thinking: ThinkingEnabled | ThinkingAdaptive | ThinkingBetweenTools | ThinkingDisabled | None = None
+    output_config: OutputConfig | None = None
+    output_format: JsonSchemaFormat | None = None
 
 
 class MessagesRequest(PromptFields, kw_only=True):

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, BinaryIO
 
-from pensieved.errors import DiskFullError, PensievedError
+from pensieved.errors import DiskFullError, PensievedError, PermanentError
 from pensieved.models.preparer.report import Reporter
 from pensieved.models.wire import Done, decode_job, encode_line, failed
 
@@ -48,17 +48,24 @@ def main() -> int:
         send(failed(error))
         return error.exit_code
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        known = _explained(error)
+        if known is None:
             raise
-        send(
-            failed(
-                DiskFullError(
-                    f"The disk is full: {error}.", hint="Free some space; what was fetched is kept."
-                )
-            )
-        )
-        return 1
+        send(failed(known))
+        return known.exit_code
     return 0
+
+
+def _explained(error: OSError) -> PensievedError | None:
+    """What the file system refused, as an error to show."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFullError(f"The disk is full: {error}.", hint="Free some space; what was fetched is kept.")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        return PermanentError(
+            f"{error.filename or 'The cache'} cannot be used: {error.strerror}.",
+            hint="Check [cache] dir, HF_HOME and who owns them.",
+        )
+    return None
 
 
 def _run(job: Job, report: Reporter) -> str:

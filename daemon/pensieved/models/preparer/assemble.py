@@ -52,6 +52,7 @@ class Assembler:
         """Acquire, convert, try and describe; returns the folder, durable on disk. Raises PensievedError."""
         folder = self._scratch / "prepared"
         folder.mkdir()
+        require_space(self._origin.room(resolution))
         if resolution.format == "gguf":
             effective = self._from_gguf(resolution, folder)
         else:
@@ -61,7 +62,6 @@ class Assembler:
         return folder
 
     def _from_gguf(self, resolution: Resolution, folder: Path) -> str:
-        require_space(self._origin.room(resolution))
         source = self._view(self._origin.acquire(resolution), resolution)
         model = GgufModel(sorted(source.rglob("*.gguf")), self._name)  # parts sort by their number
         dtype = gguf_dtype(self._job.quantization, self._job.backend, model.float_type)

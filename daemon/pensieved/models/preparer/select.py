@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from pensieved.errors import ModelUnavailableError, UnsupportedModelError
@@ -20,6 +21,7 @@ _SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf")
 _QUANT_TAG = re.compile(
     r"(?:^|[-._/])(?P<tag>I?Q(?P<bits>\d)[A-Z0-9_]*|B?F16|FP16|F32|MXFP4)(?=[-._/]|$)", re.IGNORECASE
 )
+_NO_MODEL = re.compile(r"mmproj|imatrix")
 _FLAVOURS = ("K_M", "K_L", "K_XL", "K_S", "K", "_0", "_1", "NL", "XS")  # best known first, at equal bits
 _WHOLE = {"F16": 16, "FP16": 16, "BF16": 16, "F32": 32, "MXFP4": 4}
 _WANTED_BITS = {"auto": 4, "none": 16}
@@ -46,6 +48,7 @@ def select_files(names: Collection[str], quantization: str, name: str, *, code: 
     Raises:
         UnsupportedModelError: there is no model in a format that can be served.
     """
+    names = [n for n in names if _is_inside(n)]
     weights = _safetensors(names)
     if weights and CONFIG in names:
         patterns = (*_DESCRIPTIONS, "*.py") if code else _DESCRIPTIONS
@@ -66,6 +69,12 @@ def select_gguf(names: Collection[str], file: str, name: str) -> Selection:
     raise ModelUnavailableError(
         f"{name} has no complete GGUF file {file}.", hint=f"GGUF files there: {known}."
     )
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a published name stays inside the folder that it is fetched into."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _safetensors(names: Collection[str]) -> list[str]:

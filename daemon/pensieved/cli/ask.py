@@ -1,0 +1,132 @@
+"""What a running daemon says of itself, asked over HTTP like anybody would."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pensieved.models.progress import Progress
+from pensieved.settings.keys import api_keys
+
+if TYPE_CHECKING:
+    from pensieved.settings.schema import ServerSettings
+
+_TIMEOUT = 5.0
+_OK = 200
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy must not see loopback
+
+
+class ModelReport(msgspec.Struct, frozen=True):
+    """The resident model."""
+
+    name: str
+    source: str = ""
+    quantization: str = ""
+    weight_bytes: int | None = None
+
+
+class EngineReport(msgspec.Struct, frozen=True):
+    """The engine process; sizes in bytes."""
+
+    pid: int | None = None
+    restarts: int = 0
+    active_memory: int = 0
+    cache_memory: int = 0
+
+
+class RequestsReport(msgspec.Struct, frozen=True):
+    """Requests now and since the start."""
+
+    running: int = 0
+    queued: int = 0
+    finished: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class DaemonReport(msgspec.Struct, frozen=True):
+    """The part of GET /v1/status that commands show or decide by; what it says besides is passed over."""
+
+    version: str
+    started_at: float
+    uptime: float
+    phase: str
+    since: float
+    detail: str = ""
+    progress: Progress | None = None
+    error: str | None = None
+    hint: str | None = None
+    retry_at: float | None = None
+    model: ModelReport | None = None
+    engine: EngineReport | None = None
+    requests: RequestsReport | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A daemon's report, the same as JSON, and whether it answers requests."""
+
+    report: DaemonReport
+    raw: msgspec.Raw
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a daemon is reached from this machine, and a key it lets in, where it asks for one."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+
+
+def address_of(server: ServerSettings) -> Address:
+    """Where a daemon with these settings is reached from this machine.
+
+    Raises:
+        ConfigError: the file of its keys cannot be read.
+    """
+    return Address(local_url(server.host, server.port), next(iter(api_keys(server)), None))
+
+
+def local_url(host: str, port: int) -> str:
+    """The URL of a listener on this machine: one on every address is reached through loopback."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        address = ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1")  # noqa: PLR2004  IPv6
+    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"  # noqa: PLR2004
+
+
+def ask(address: Address) -> Answer | None:
+    """What the daemon there says; None where none answers, or something else does."""
+    status, body = _get(address, "/v1/status")
+    if status != _OK:
+        return None
+    try:
+        report = msgspec.json.decode(body, type=DaemonReport)
+    except msgspec.MsgspecError:
+        return None
+    return Answer(report, msgspec.Raw(body), _get(address, "/ready")[0] == _OK)
+
+
+def _get(address: Address, path: str) -> tuple[int, bytes]:
+    """Status and body; status 0 where nobody answers."""
+    headers = {"x-api-key": address.key} if address.key else {}
+    request = urllib.request.Request(address.url + path, headers=headers)  # noqa: S310  always http://
+    try:
+        with _direct.open(request, timeout=_TIMEOUT) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with contextlib.closing(error):
+            return error.code, b""
+    except (OSError, http.client.HTTPException):
+        return 0, b""

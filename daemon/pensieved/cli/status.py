@@ -1,0 +1,162 @@
+"""`pensieved status`: the agent as launchd sees it, and the daemon as it sees itself, in words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pensieved.cli.agents import DEFAULT, Label
+from pensieved.cli.standing import Standing, look
+from pensieved.settings.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pensieved.cli.ask import DaemonReport
+    from pensieved.models.progress import Progress
+
+_EVERY = 1.0
+_NOT_READY = 3
+
+
+def status(
+    label: Label = DEFAULT,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what the agent and its daemon are doing; exit 3 when no request would be answered."""
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(label, as_json=as_json)
+        return
+    standing = look(label)
+    typer.echo(_json(standing, indent=2) if as_json else "\n".join(describe(standing)))
+    if not standing.ready:
+        raise typer.Exit(_NOT_READY)
+
+
+def describe(standing: Standing) -> Iterator[str]:
+    """The lines of `pensieved status`."""
+    yield f"agent     {standing.agent_words()}"
+    for problem in standing.problems:
+        yield f"problem   {problem}"
+    answer = standing.answer
+    if answer is None:
+        yield f"daemon    does not answer{f' on {standing.url}' if standing.url else ''}"
+        return
+    report = answer.report
+    yield f"daemon    {report.version} on {standing.url}, up {format_duration(report.uptime)}"
+    yield f"phase     {_phase(report)}"
+    if report.error:
+        yield f"reason    {report.error}"
+    if report.hint:
+        yield f"to do     {report.hint}"
+    yield from _serving(report)
+
+
+def _phase(report: DaemonReport) -> str:
+    words = [report.phase]
+    if report.detail:
+        words.append(report.detail)
+    if report.progress is not None:
+        words.append(_progress(report.progress))
+    text = " ".join(word for word in words if word)
+    text += f", for {format_duration(max(0.0, time.time() - report.since))}"
+    if report.retry_at is not None:
+        text += f", tries again in {format_duration(max(0.0, report.retry_at - time.time()))}"
+    return text
+
+
+def _progress(progress: Progress) -> str:
+    if not progress.total:
+        return format_size(progress.done) if progress.done else ""
+    parts = [f"{format_size(progress.done)} of {format_size(progress.total)}"]
+    parts += [f"{100 * progress.done // progress.total} %"]
+    parts += [f"{format_size(progress.rate)}/s"] if progress.rate else []
+    parts += [f"{format_duration(progress.eta)} left"] if progress.eta is not None else []
+    return ", ".join(parts)
+
+
+def _serving(report: DaemonReport) -> Iterator[str]:
+    if model := report.model:
+        facts = [
+            model.source,
+            model.quantization,
+            format_size(model.weight_bytes) if model.weight_bytes else "",
+        ]
+        yield f"model     {model.name} ({', '.join(fact for fact in facts if fact)})"
+    if engine := report.engine:
+        pid = f"pid {engine.pid}" if engine.pid else "no process"
+        memory = (
+            f"{format_size(engine.active_memory)} in use, {format_size(engine.cache_memory)} kept for reuse"
+        )
+        yield f"engine    {pid}, {_times(engine.restarts, 'restart')}, {memory}"
+    if requests := report.requests:
+        yield (
+            f"requests  {requests.running} running, {requests.queued} waiting, {requests.finished} answered, "
+            f"{requests.failed} failed; {requests.input_tokens} tokens in, {requests.output_tokens} out"
+        )
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _watch(label: str, *, as_json: bool) -> None:
+    """On a terminal a picture that changes; elsewhere the lines whenever the phase or the percentage does."""
+    if not as_json and sys.stdout.isatty():
+        with Live(console=Console(), refresh_per_second=4) as live:
+            while True:
+                live.update(Text("\n".join(describe(look(label)))), refresh=True)
+                time.sleep(_EVERY)
+    told: Any = None
+    while True:
+        standing = look(label)
+        if (now := _gist(standing)) != told:
+            told = now
+            typer.echo(_json(standing) if as_json else "\n".join([*describe(standing), ""]))
+            sys.stdout.flush()
+        time.sleep(_EVERY)
+
+
+def _gist(standing: Standing) -> Any:
+    if standing.answer is None:
+        return standing.agent_words()
+    report = standing.answer.report
+    progress = report.progress
+    share = 100 * progress.done // progress.total if progress and progress.total else 0
+    return report.started_at, report.phase, report.detail, report.error, share
+
+
+def _json(standing: Standing, indent: int | None = None) -> str:
+    job, answer = standing.job, standing.answer
+    agent = {
+        "label": standing.agent.label,
+        "installed": standing.installed,
+        "loaded": job is not None,
+        "switched_off": standing.switched_off,
+        "domain": job.domain if job else None,
+        "state": job.state if job else None,
+        "pid": job.pid if job else None,
+        "runs": job.runs if job else None,
+        "last_exit": job.last_exit if job else None,
+        "plist": str(standing.agent.plist),
+        "config": str(standing.agent.config),
+    }
+    content = {
+        "ready": standing.ready,
+        "url": standing.url,
+        "agent": agent,
+        "problems": standing.problems,
+        "daemon": msgspec.json.decode(answer.raw) if answer else None,
+    }
+    return json.dumps(content, indent=indent)

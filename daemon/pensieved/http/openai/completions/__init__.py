@@ -1,0 +1,1 @@
+"""POST /v1/completions: the legacy route, which continues a text."""

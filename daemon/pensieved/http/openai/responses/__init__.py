@@ -1,0 +1,1 @@
+"""POST /v1/responses, without a store: a request carries its whole conversation."""
