@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRA ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 PACKAGE := .$(if $(EXTRA),[$(EXTRA)])
 
-.PHONY: run test test-fast check format docs install dev clean
+.PHONY: run test test-fast fuzz check format docs install dev clean
 
 run: install  ## Serve the starter model in the foreground.
 	$(BIN)/pensieved run $(ARGS)
@@ -15,6 +15,9 @@ test: dev  ## Every test, the slow ones with the real model included.
 
 test-fast: dev  ## The tests that need seconds.
 	$(BIN)/pytest -m "not slow"
+
+fuzz: dev  ## 10,000 requests made from the OpenAPI document; FUZZ="--url URL" for a running daemon.
+	PYTHONPATH=tests $(BIN)/python -m support.fuzz --requests 10000 $(FUZZ)
 
 check: dev  ## Lint, formatting, types and the import contracts.
 	$(BIN)/ruff check .

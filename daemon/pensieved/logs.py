@@ -79,9 +79,15 @@ class _Writer:
 def _chain(*, console: bool, colors: bool) -> list[Processor]:
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console)
     if console:
-        return [stamp, structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24)]
+        return [stamp, _console(colors=colors)]
     as_json = structlog.processors.JSONRenderer(ensure_ascii=False)
     return [stamp, structlog.processors.format_exc_info, as_json]
+
+
+def _console(*, colors: bool) -> Processor:
+    """Plain tracebacks: structlog's own choice, where rich is installed, prints local variables, prompts among them."""
+    formatter = structlog.dev.plain_traceback
+    return structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24, exception_formatter=formatter)
 
 
 def _handler(sink: _Sink) -> logging.Handler:

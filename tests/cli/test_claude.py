@@ -1,6 +1,7 @@
 """`pensieved claude`: what Claude Code is started with. The program here is a stand-in that tells what it got."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,3 +207,41 @@ def test_a_proxy_is_not_asked_for_loopback():
 
 def test_values_are_quoted_for_the_shell():
     assert shell_lines({"A": "it's; rm -rf"}, {}) == ["""export A='it'"'"'s; rm -rf'"""]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("claude") is None,
+    reason="Claude Code is not installed: npm install -g @anthropic-ai/claude-code",
+)
+def test_the_real_claude_code_prints_the_answer_of_one_request(tmp_path):
+    with running_front(f"Hello there.{END}", context_length=65536) as front:
+        front.daemon.serving = replace(front.daemon.serving, aliases=("local",))
+        env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "dumb", "IS_SANDBOX": "1"}
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pensieved",
+                "claude",
+                "--base-url",
+                front.url,
+                "-p",
+                "say hello",
+                "--tools",
+                "Bash",
+            ],
+            env=env,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "Hello there.\n"), done.stderr
+        (submitted,) = front.engine.submitted
+        assert submitted.max_tokens <= 16384
+        prompt = byte_level().decode(list(submitted.prompt), skip_special_tokens=False)
+    assert "say hello" in prompt
+    assert "x-anthropic-billing-header" not in prompt

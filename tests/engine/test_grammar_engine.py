@@ -6,8 +6,8 @@ import signal
 import pytest
 from tokenizers import Tokenizer
 
-from pensieved.chat.grammar import ANY_OBJECT, Marks, Thinking, answer_grammar, tool_grammar
 from pensieved.chat.conversation import ToolChoice, ToolDefinition, ToolMode
+from pensieved.chat.grammar import ANY_OBJECT, Marks, Thinking, answer_grammar, tool_grammar
 from pensieved.chat.toolformat import GENERIC
 from pensieved.engine.protocol import FinishReason, Sampling
 from pensieved.engine.supervisor import Engine, EngineConfig
@@ -66,8 +66,9 @@ def check(tokenizer, answer, schema):
 
 
 def test_greedy_answers_are_valid(engine, tokenizer):
-    answers = [collect(submit(engine, [5, 6, number], RECORD_GRAMMAR, max_tokens=200)) for number in range(6)]
-    assert all([check(tokenizer, answer, RECORD) for answer in answers])
+    for number in range(6):
+        answer = collect(submit(engine, [5, 6, number], RECORD_GRAMMAR, max_tokens=200))
+        assert check(tokenizer, answer, RECORD)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +141,12 @@ def test_log_probabilities_are_those_of_the_choice_that_is_left(engine):
 # --- tools and thinking ------------------------------------------------------------------------------------
 
 TOOLS = (
-    ToolDefinition(name="look", schema={**RECORD, "properties": {**RECORD["properties"], "at": {"const": 1}}}),
-    ToolDefinition(name="stop_it", schema={"type": "object", "properties": {}, "additionalProperties": False}),
+    ToolDefinition(
+        name="look", schema={**RECORD, "properties": {**RECORD["properties"], "at": {"const": 1}}}
+    ),
+    ToolDefinition(
+        name="stop_it", schema={"type": "object", "properties": {}, "additionalProperties": False}
+    ),
 )
 
 

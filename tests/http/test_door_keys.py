@@ -68,7 +68,9 @@ def test_either_header_and_any_of_the_keys(front, headers):
         {"x-api-key": f"{KEY}, {KEY}"},
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/status", "/v1/messages", "/metrics", "/nowhere", "/v1/models/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/status", "/v1/messages", "/metrics", "/nowhere", "/v1/models/"]
+)
 def test_without_a_right_key_nothing_is_told(front, headers, path):
     response = front.request("GET", path, headers=headers)
     assert response.status == 401
@@ -99,9 +101,11 @@ def test_the_sdk_with_a_key(front, as_bearer):
 
 
 def test_the_sdk_with_a_wrong_key(front):
-    with anthropic.Anthropic(base_url=front.url, api_key="wrong", max_retries=0) as client:
-        with pytest.raises(anthropic.AuthenticationError):
-            client.models.list()
+    with (
+        anthropic.Anthropic(base_url=front.url, api_key="wrong", max_retries=0) as client,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
+        client.models.list()
 
 
 def test_without_configured_keys_any_or_none_will_do():
@@ -124,7 +128,11 @@ def test_keys_are_in_no_log_and_no_answer(front):
 
 def test_keys_from_a_file(key_file):
     assert api_keys(ServerSettings(api_keys_file=key_file)) == (KEY, OTHER)
-    assert api_keys(ServerSettings(api_keys_file=key_file, api_keys=("another-key",))) == ("another-key", KEY, OTHER)
+    assert api_keys(ServerSettings(api_keys_file=key_file, api_keys=("another-key",))) == (
+        "another-key",
+        KEY,
+        OTHER,
+    )
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o620])

@@ -117,7 +117,9 @@ def test_no_page_may_ask_by_default(closed):
 
 @pytest.mark.parametrize("origin", [PAGE, EXTENSION, "null", "HTTPS://App.Example.Com"])
 def test_a_listed_page_may_ask_and_read_the_answer(front, origin):
-    response = front.request("POST", "/v1/messages", b"{}", {"origin": origin, "content-type": "application/json"})
+    response = front.request(
+        "POST", "/v1/messages", b"{}", {"origin": origin, "content-type": "application/json"}
+    )
     assert response.status == 400  # the request is wrong, and the page can read why
     assert response.headers["access-control-allow-origin"] == origin
     assert "request-id" in response.headers["access-control-expose-headers"]
@@ -126,7 +128,8 @@ def test_a_listed_page_may_ask_and_read_the_answer(front, origin):
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://app.example.com", f"{PAGE}:444", f"{PAGE}.evil.com", "https://evil.com", "*", f"{PAGE}, {PAGE}"]
+    "origin",
+    ["http://app.example.com", f"{PAGE}:444", f"{PAGE}.evil.com", "https://evil.com", "*", f"{PAGE}, {PAGE}"],
 )
 def test_pages_that_look_like_it_may_not(front, origin):
     response = front.request("GET", "/v1/models", headers={"origin": origin})
@@ -136,11 +139,15 @@ def test_pages_that_look_like_it_may_not(front, origin):
 
 def preflight(front, origin, path="/v1/messages", **headers):
     asking = {"origin": origin, "access-control-request-method": "POST"}
-    return front.request("OPTIONS", path, headers=asking | {k.replace("_", "-"): v for k, v in headers.items()})
+    return front.request(
+        "OPTIONS", path, headers=asking | {k.replace("_", "-"): v for k, v in headers.items()}
+    )
 
 
 def test_a_preflight_names_what_is_allowed(front):
-    wanted = "x-api-key,anthropic-version,anthropic-beta,authorization,content-type,x-stainless-retry-count,x-evil"
+    wanted = (
+        "x-api-key,anthropic-version,anthropic-beta,authorization,content-type,x-stainless-retry-count,x-evil"
+    )
     response = preflight(front, PAGE, access_control_request_headers=wanted)
     assert (response.status, response.body) == (204, b"")
     assert response.headers["access-control-allow-origin"] == PAGE

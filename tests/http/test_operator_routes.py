@@ -85,6 +85,7 @@ def test_status_counts_what_was_answered():
             "failed": 0,
             "input_tokens": usage["input_tokens"],
             "output_tokens": usage["output_tokens"],
+            "dropped_lines": 0,
         }
         assert content["model"]["name"] == MODEL
         assert content["model"]["commit"] == "c0ffee"

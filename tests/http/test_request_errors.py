@@ -56,11 +56,11 @@ def check(response, status, kind, *words):
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
-            "messages.0.content.0: this model takes text only, not image blocks",
+            "messages.0.content.0.source.type: Field required",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]},
-            "messages.0.content.0: this model takes text only, not tool_result blocks",
+            "messages.0.content.0.tool_use_id: unexpected `tool_use_id`",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "hologram"}]}]},
@@ -214,7 +214,7 @@ def test_a_bug_of_ours_within_a_stream_is_an_error_event(front, monkeypatch):
             raise KeyError("secret detail")
 
     monkeypatch.setattr(
-        front.daemon.serving.text, "detokenizer", lambda: Broken(front.daemon.serving.text._vocabulary)
+        front.daemon.serving.text, "detokenizer", lambda **_: Broken(front.daemon.serving.text._vocabulary)
     )
     with capture_logs() as logs:
         response = front.post("/v1/messages", question(stream=True))

@@ -128,7 +128,7 @@ def test_a_request_that_does_not_get_done_is_cut_off(front, monkeypatch, limit, 
 def test_an_answer_that_nobody_reads_is_given_up(front, monkeypatch):
     monkeypatch.setattr(channel, "UNREAD_SECONDS", 0.2)
     big = "z" * (8 * MEGABYTE)
-    front.daemon.serving.text.detokenizer = lambda: FixedText(big)
+    front.daemon.serving.text.detokenizer = lambda **_: FixedText(big)
     with connected(front) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.sendall(post(json.dumps(question()).encode()))

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from pensieved.errors import NotRunningError, ServiceError
+from pensieved.service import fingerprint
 from pensieved.service.agent import find_agent
 from pensieved.service.domain import find_domain
 from pensieved.service.launchctl import Launchctl, Outcome
@@ -60,6 +61,15 @@ def test_a_plist_changed_by_hand_is_written_and_loaded_anew(lifecycle, content, 
     assert lifecycle.install(wanted) is Change.RELOADED
     assert lifecycle.agent.plist.read_bytes() == wanted
     job.wait_starts(3)
+
+
+def test_after_an_upgrade_install_replaces_the_running_daemon(lifecycle, content, job, monkeypatch):
+    lifecycle.install(content())
+    job.wait_starts(1)
+    monkeypatch.setattr(fingerprint, "__version__", "99.0")
+    assert lifecycle.install(content()) is Change.RELOADED
+    job.wait_starts(2)
+    assert lifecycle.install(content()) is Change.NONE
 
 
 def test_restart_kicks_what_is_unchanged_and_reloads_a_new_interpreter(lifecycle, job, tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import jsonschema
 
@@ -31,10 +31,10 @@ def collect(generation, timeout=120.0):
 def validate(text, schema):
     """Raise if the JSON `text` is not valid against `schema`; numbers are compared as they are written."""
     exact = json.loads(json.dumps(schema), parse_float=_number)
-    jsonschema.Draft202012Validator(exact).validate(json.loads(text, parse_float=_number))
+    with localcontext(prec=1000):  # enough for the remainder of any number that fits an answer
+        jsonschema.Draft202012Validator(exact).validate(json.loads(text, parse_float=_number))
 
 
 def _number(written):
-    """0.3 is a multiple of 0.1 in decimal only; a number like 1e999999 has too many digits to be divided."""
-    number = float(written)
-    return Decimal(written) if 1e-20 < abs(number) < 1e20 else number
+    """0.3 is a multiple of 0.1 in decimal only, but 1e999999 has too many digits to be divided."""
+    return float(written) if "e" in written.lower() else Decimal(written)

@@ -32,6 +32,7 @@ from pensieved.engine.protocol import (
 )
 from pensieved.http.admission import Admission
 from pensieved.http.app import create_app
+from pensieved.http.door import Door
 from pensieved.http.listen import bind
 from pensieved.http.server import HttpServer, threads_for
 from pensieved.models.manifest import Manifest, TokenizerFacts
@@ -300,11 +301,13 @@ def running_front(
         daemon.serving = serving_model(engine, context_length=context_length)
         daemon.status.enter(Phase.READY)
     admission = Admission(max_concurrent, max_queued)
+    door = Door(settings.server)
     front = HttpServer(
-        create_app(daemon, admission),
+        create_app(daemon, admission, door),
         [bind("127.0.0.1", 0)],
         threads=threads_for(max_concurrent, max_queued),
         max_body=settings.server.max_body,
+        door=door,
     )
     thread = threading.Thread(target=front.run, name="http")
     thread.start()

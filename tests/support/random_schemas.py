@@ -9,8 +9,27 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
 NAMES = ["id", "name", "größe", "unit price", "tags", 'quo"te', "x", "$ref", "items"]
-PATTERNS = ["^[a-z]{2,8}$", "^\\d{3}-\\d{4}$", "[A-Z]", "^(yes|no|maybe)$", "^[^\\s]+@[a-z]+\\.(com|org)$", "^$"]
-FORMATS = ["date-time", "date", "time", "email", "uuid", "ipv4", "ipv6", "uri", "hostname", "int32", "password"]
+PATTERNS = [
+    "^[a-z]{2,8}$",
+    "^\\d{3}-\\d{4}$",
+    "[A-Z]",
+    "^(yes|no|maybe)$",
+    "^[^\\s]+@[a-z]+\\.(com|org)$",
+    "^$",
+]
+FORMATS = [
+    "date-time",
+    "date",
+    "time",
+    "email",
+    "uuid",
+    "ipv4",
+    "ipv6",
+    "uri",
+    "hostname",
+    "int32",
+    "password",
+]
 DEPTH = 3
 
 
@@ -21,7 +40,11 @@ def keywords(needed, **maybe):
 
 def values():
     scalar = st.one_of(
-        st.none(), st.booleans(), st.integers(-999, 10**6), st.text(max_size=8), st.sampled_from([0.5, -1.25, 1e-3])
+        st.none(),
+        st.booleans(),
+        st.integers(-999, 10**6),
+        st.text(max_size=8),
+        st.sampled_from([0.5, -1.25, 1e-3]),
     )
     return st.one_of(
         scalar, st.lists(scalar, max_size=3), st.dictionaries(st.sampled_from(NAMES), scalar, max_size=2)
@@ -39,7 +62,10 @@ def text():
 
 def numbers():
     bounds = {"minimum": st.integers(-500, 5), "maximum": st.integers(3, 10**5)}
-    strict = {"exclusiveMinimum": st.sampled_from([-3, 0, 0.5]), "exclusiveMaximum": st.sampled_from([2, 7.5, 1000])}
+    strict = {
+        "exclusiveMinimum": st.sampled_from([-3, 0, 0.5]),
+        "exclusiveMaximum": st.sampled_from([2, 7.5, 1000]),
+    }
     return st.one_of(
         keywords({"type": "integer"}, **bounds),
         keywords({"type": "integer"}, multipleOf=st.integers(1, 12), **strict),
@@ -119,7 +145,9 @@ def schemas(depth):
         return leaves()
     inner = schemas(depth - 1)
     record = records(inner)
-    return st.one_of(leaves(), record, record, record, arrays(inner), arrays(inner), maps(inner), combinations(inner))
+    return st.one_of(
+        leaves(), record, record, record, arrays(inner), arrays(inner), maps(inner), combinations(inner)
+    )
 
 
 def referring():
@@ -127,7 +155,10 @@ def referring():
     inner = schemas(DEPTH - 2)
     tree = {
         "type": "object",
-        "properties": {"value": {"$ref": "#/$defs/value"}, "next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}},
+        "properties": {
+            "value": {"$ref": "#/$defs/value"},
+            "next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]},
+        },
         "required": ["value", "next"],
         "additionalProperties": False,
     }

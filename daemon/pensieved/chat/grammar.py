@@ -8,68 +8,33 @@ A grammar here is one Lark text for what stands around the JSON, plus one schema
 document of its own, so that `$ref: "#/…"` keeps its meaning. The call's frame is written exactly as the model's own
 template writes it (`toolformat`). The tools differ by their names, which stand before the arguments, so that a call's
 schema is settled before its first byte.
-
-A marker that is one token of the vocabulary can come as that token or spelled out, and llguidance distinguishes the
-two: grammars here take both, since the parser does.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import msgspec
-from llguidance import LLMatcher
-
 from pensieved.chat.conversation import ToolMode
+from pensieved.chat.lark import Grammar, Marks, Thinking
 from pensieved.chat.schema import compiled
 from pensieved.chat.toolformat import Style
 from pensieved.errors import RequestError, RequestErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pensieved.chat.conversation import ToolChoice, ToolDefinition
-    from pensieved.chat.schema import Schema
+    from pensieved.chat.schema import AnySchema, Schema
     from pensieved.chat.toolformat import ToolFormat
+
+__all__ = ["ANY_OBJECT", "Marks", "Thinking", "answer_grammar", "check_schema", "tool_grammar"]
 
 ANY_OBJECT: Schema = {"type": "object"}
 """The schema of "any JSON object"."""
 
-# Without `no_forcing`, llguidance tokenizes text that must come and allows only its first token. Where the tokenizer
-# cannot give back every byte (SmolLM2 has no token for some, others drop a space), that token is a wrong one, and
-# nothing can follow it (guidance-ai/llguidance#366). So the model chooses among all tokens that fit.
-_PRELUDE = r"""%llguidance {"no_forcing": true}
-TEXT: /(.|\n)*/
-GAP: /[ \n\t]{0,4}/
-"""
 
-
-class Thinking(StrEnum):
-    """How an answer may begin."""
-
-    NONE = "none"  # with the answer
-    OPTIONAL = "optional"  # the model may open a block of thinking
-    OPEN = "open"  # the prompt has opened one: the model closes it
-
-
-class Marks(msgspec.Struct, frozen=True, kw_only=True):
-    """What a grammar must know of the model.
-
-    Attributes:
-        tokens: ids of the tokenizer's added tokens, special or not, by their text.
-        think_begin: what opens a block of thinking.
-        think_end: what closes it.
-    """
-
-    tokens: Mapping[str, int] = {}
-    think_begin: str = "<think>"
-    think_end: str = "</think>"
-
-
-def check_schema(schema: Schema | bool, path: str) -> None:
+def check_schema(schema: AnySchema, path: str) -> None:
     """Refuse a schema that cannot be enforced, in the dialect's own words for its place.
 
     Raises:
@@ -79,14 +44,14 @@ def check_schema(schema: Schema | bool, path: str) -> None:
 
 
 def answer_grammar(
-    schema: Schema | bool, marks: Marks, *, thinking: Thinking = Thinking.NONE, path: str = "schema"
+    schema: AnySchema, marks: Marks, *, thinking: Thinking = Thinking.NONE, path: str = "schema"
 ) -> str:
     """The whole answer is JSON, valid against `schema`; `ANY_OBJECT` is the schema of JSON mode.
 
     Raises:
         RequestError: INVALID, for a schema that cannot be enforced.
     """
-    grammar = _Grammar(marks)
+    grammar = Grammar(marks)
     grammar.rule("body", grammar.json("answer", compiled(schema, path)))
     return grammar.text(thinking)
 
@@ -98,7 +63,8 @@ def tool_grammar(
     marks: Marks,
     *,
     thinking: Thinking = Thinking.NONE,
-    schema: Schema | bool | None = None,
+    schema: AnySchema | None = None,
+    schema_path: str = "schema",
     path: Callable[[int], str] = "tools.{}".format,
 ) -> str:
     """The grammar of an answer where `tools` are offered; empty where it is free.
@@ -113,6 +79,7 @@ def tool_grammar(
         marks: what the model is like.
         thinking: how the answer may begin.
         schema: what an answer that calls no tool must be valid against; None leaves it free.
+        schema_path: the place of that schema in the request.
         path: the place of a tool's schema in the request, by index.
 
     Raises:
@@ -120,40 +87,40 @@ def tool_grammar(
             that this model cannot be held to.
     """
     called = _called(tools, choice)
-    if choice.mode is ToolMode.NONE or not called:
-        return answer_grammar(schema, marks, thinking=thinking) if schema is not None else ""
-    strict = any(tools[index].strict for index in called)
+    if not called:
+        return (
+            answer_grammar(schema, marks, thinking=thinking, path=schema_path) if schema is not None else ""
+        )
+    strict = [index for index in called if tools[index].strict]
     if not choice.forced and not strict and schema is None:
         return ""
-    if not choice.forced and not form.json_arguments:
-        if strict:
-            raise RequestError(
-                RequestErrorKind.INVALID,
-                "This model writes tool calls in a notation that cannot be held to a schema: leave `strict` out,"
-                " or force the call with tool_choice.",
-                path=path(next(index for index in called if tools[index].strict)),
-            )
-        form = form.forced
-    grammar = _Grammar(marks)
-    calls = _Calls(grammar, form.forced if choice.forced else form, parallel=choice.parallel)
+    if strict and not choice.forced and not form.json_arguments:
+        raise RequestError(RequestErrorKind.INVALID, _NOT_JSON, path=path(strict[0]))
+    grammar = Grammar(marks)
+    calls = _Calls(grammar, form.forced, parallel=choice.parallel)
     for index in called:
-        tool = tools[index]
-        held = choice.forced or tool.strict
-        calls.add(index, tool.name, compiled(tool.schema if held else ANY_OBJECT, path(index)))
-    if choice.forced:
-        grammar.rule("body", calls.forced())
-    elif schema is not None:
-        answer = grammar.json("answer", compiled(schema, "schema"))
+        held = choice.forced or index in strict
+        calls.add(
+            index, tools[index].name, compiled(tools[index].schema if held else ANY_OBJECT, path(index))
+        )
+    if schema is not None and not choice.forced:
+        answer = grammar.json("answer", compiled(schema, schema_path))
         grammar.rule("body", f"{answer} | {calls.forced()}" if form.begin else answer)
     else:
-        grammar.rule("body", calls.free())
+        grammar.rule("body", calls.forced() if choice.forced else calls.free())
     return grammar.text(thinking)
+
+
+_NOT_JSON = (
+    "This model writes tool calls in a notation that cannot be held to a schema: leave `strict` out,"
+    " or force the call with tool_choice."
+)
 
 
 def _called(tools: Sequence[ToolDefinition], choice: ToolChoice) -> list[int]:
     """Indexes of the tools that may be called."""
     if choice.mode is not ToolMode.TOOL:
-        return list(range(len(tools)))
+        return [] if choice.mode is ToolMode.NONE else list(range(len(tools)))
     called = [index for index, tool in enumerate(tools) if tool.name == choice.name]
     if not called:
         raise RequestError(
@@ -164,65 +131,10 @@ def _called(tools: Sequence[ToolDefinition], choice: ToolChoice) -> list[int]:
     return called
 
 
-class _Grammar:
-    """A Lark text in the making, with the schemas that it refers to."""
-
-    def __init__(self, marks: Marks) -> None:
-        self._marks = marks
-        self._rules: list[str] = []
-        self._schemas: list[dict[str, object]] = []
-        names = sorted((name for name in marks.tokens if name), key=len, reverse=True)
-        self._token = re.compile("|".join(map(re.escape, names))) if names else None
-
-    def rule(self, name: str, body: str) -> str:
-        """Define a rule; returns its name."""
-        self._rules.append(f"{name}: {body or _EMPTY}")
-        return name.partition("[")[0]
-
-    def json(self, name: str, schema: Schema) -> str:
-        """JSON that is valid against a compiled schema."""
-        self._schemas.append({"name": name, "json_schema": schema})
-        return f"@{name}"
-
-    def literal(self, text: str) -> str:
-        """Exactly `text`, the tokens in it as such or spelled out."""
-        parts: list[str] = []
-        end = 0
-        for match in self._token.finditer(text) if self._token else ():
-            parts += [_quoted(text[end : match.start()]), self._either(match[0])]
-            end = match.end()
-        return " ".join(part for part in (*parts, _quoted(text[end:])) if part)
-
-    def until(self, name: str, text: str) -> str:
-        """Anything up to and including the first `text`."""
-        token = self._marks.tokens.get(text)
-        spelled = self.rule(f"{name}[lazy]", f"TEXT {_quoted(text)}")
-        return spelled if token is None else f"({spelled} | TEXT <[{token}]>)"
-
-    def text(self, thinking: Thinking) -> str:
-        """The finished grammar of an answer that consists of the rule `body`, behind whatever may be thought."""
-        start = "body"
-        if thinking is not Thinking.NONE:
-            thought = f"{self.until('thought', self._marks.think_end)} GAP"
-            begin = self.literal(self._marks.think_begin)
-            start = f"{thought} body" if thinking is Thinking.OPEN else f"({begin} {thought})? body"
-        lark = "\n".join((_PRELUDE, f"start: {start}", *self._rules, ""))
-        text = json.dumps({"grammars": [{"lark_grammar": lark}, *self._schemas]})
-        problem = LLMatcher.validate_grammar(text)
-        if problem:
-            raise RequestError(
-                RequestErrorKind.INVALID, f"The request's schemas are too complex together: {problem}"
-            )
-        return text
-
-    def _either(self, token: str) -> str:
-        return f"({_quoted(token)} | <[{self._marks.tokens[token]}]>)"
-
-
 class _Calls:
     """Tool calls in one format."""
 
-    def __init__(self, grammar: _Grammar, form: ToolFormat, *, parallel: bool) -> None:
+    def __init__(self, grammar: Grammar, form: ToolFormat, *, parallel: bool) -> None:
         self._grammar = grammar
         self._form = form
         self._parallel = parallel
@@ -269,10 +181,3 @@ class _Calls:
             call = f'"[" {call} "]"'
         gap = grammar.literal(form.gap)
         return f"{gap} {call} {gap} {grammar.literal(form.end)}" if form.end else f"{gap} {call}"
-
-
-_EMPTY = '""'
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if text else ""

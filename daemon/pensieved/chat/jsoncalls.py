@@ -126,9 +126,9 @@ class _Call:
                 break
             yield from feed.literal(",")
         if not self._write.open:
-            self._write.start(self._checked_name())
-            self._write.arguments(_object_text(self._arguments))
-        self._write.end()
+            self._write.whole(self._checked_name(), _object_text(self._arguments))
+        else:
+            self._write.end()
 
     def _member(self) -> Reading:
         feed = self._feed

@@ -18,8 +18,6 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from llguidance import LLMatcher
-
 from pensieved.errors import RequestError, RequestErrorKind
 
 if TYPE_CHECKING:
@@ -39,19 +37,42 @@ Free whitespace is valid too, but costs tokens, and a small model that has lost 
 LARGEST = 10**18
 """Integers are kept below: they fit 64 bits, and a small model does not count on for ever."""
 
-_ONE = ("additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not")
-_ONE += ("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties")
+_ONE = frozenset(
+    (
+        *(
+            "additionalItems",
+            "additionalProperties",
+            "contains",
+            "contentSchema",
+            "else",
+            "if",
+            "items",
+            "not",
+        ),
+        *("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"),
+    )
+)
 _LISTS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
 _FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
-_EMPTY = ("dependencies", "dependentRequired", "dependentSchemas")
+_IDLE: dict[str, tuple[Any, ...]] = {
+    "dependencies": ({},),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "propertyNames": (True, {}, {"type": "string"}),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "uniqueItems": (False,),
+}
+"""Values with which a keyword demands nothing."""
 
 Schema = dict[str, Any]
+AnySchema = Schema | bool
 
 
-def compiled(schema: Schema | bool, path: str) -> Schema:
+def compiled(schema: AnySchema, path: str) -> Schema:
     """`schema` as llguidance can keep it, its options included.
 
     Args:
@@ -140,21 +161,13 @@ def _children(schema: Schema) -> Iterator[tuple[str, Any]]:
 
 def _says_nothing(schema: Schema, keyword: str, value: Any) -> bool:
     match keyword:
-        case "uniqueItems":
-            return value is False
-        case "propertyNames":
-            return value in (True, {}, {"type": "string"})
-        case "unevaluatedProperties" | "unevaluatedItems":
-            return value in (True, {})
         case "format":
             return isinstance(value, str) and value not in _FORMATS
         case "if":
             return not {"then", "else"} & schema.keys()
-        case "then" | "else":
-            return "if" not in schema
-        case "minContains" | "maxContains":
-            return "contains" not in schema
-    return keyword in _EMPTY and value == {}
+        case "then" | "else" | "minContains" | "maxContains":
+            return ("contains" if keyword.endswith("Contains") else "if") not in schema
+    return value in _IDLE.get(keyword, ())
 
 
 def _check_references(schema: Schema, path: str) -> None:
@@ -174,16 +187,21 @@ def _check_count(schema: Schema, path: str) -> None:
         )
 
 
+def complaint(grammar: str) -> str:
+    """Why llguidance cannot compile `grammar`; empty if it can."""
+    from llguidance import LLMatcher  # noqa: PLC0415  a tenth of a second, for those who ask for a grammar
+
+    return " ".join(LLMatcher.validate_grammar(grammar).split())
+
+
 def _complaint(schema: Schema) -> str:
-    """Why llguidance cannot compile `schema`; empty if it can."""
-    reason = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))
-    return " ".join(reason.split())
+    return complaint(json.dumps({"grammars": [{"json_schema": schema}]}))
 
 
 def _place(root: Schema, reason: str) -> str:
     """Path of the smallest part that is refused for the same `reason`."""
     deadline = time.monotonic() + SEARCH_SECONDS
-    shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    shared: Schema = {key: root[key] for key in ("$defs", "definitions") if key in root}
     place, part = "", root
     while True:
         for path, inner in _children(part):

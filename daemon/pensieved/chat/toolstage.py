@@ -179,7 +179,7 @@ class _Section:
         try:
             next(self._reading)
         except StopIteration:
-            return self.feed.text[self.feed.at :]
+            return self.feed.text[self.feed.at if self.write.calls else 0 :]
         except EnoughError:
             self.enough = True
             return ""

@@ -14,6 +14,7 @@ from pensieved.cli.announce import announce_phases
 from pensieved.cli.signals import EndSignals
 from pensieved.http.admission import Admission
 from pensieved.http.app import create_app
+from pensieved.http.door import Door
 from pensieved.http.server import HttpServer, threads_for
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ def serve_until_signal(daemon: Daemon, listener: socket.socket) -> None:
     server = daemon.settings.server
     admission = Admission(daemon.max_concurrent, server.max_queued)
     threads = threads_for(admission.max_concurrent, admission.max_queued)
-    http = HttpServer(create_app(daemon, admission), [listener], threads=threads, max_body=server.max_body)
+    door = Door(server)
+    http = HttpServer(
+        create_app(daemon, admission, door),
+        [listener],
+        threads=threads,
+        max_body=server.max_body,
+        door=door,
+    )
     announce_phases(daemon.status)
     with EndSignals() as signals:
         front = threading.Thread(target=_run, args=(http, signals), name="http")

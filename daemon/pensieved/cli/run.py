@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pensieved.control.daemon import Daemon
+from pensieved.errors import PensievedError
 from pensieved.http.door import check_exposure
 from pensieved.http.listen import bind
 from pensieved.logs import configure_logging
@@ -42,7 +43,17 @@ def run(
         "cache": {"dir": cache_dir},
         "logging": {"level": log_level},
     }
-    serve(load_settings(flags, config))
+    try:
+        serve(load_settings(flags, config))
+    except PensievedError as error:
+        if launchd_label() is None:
+            raise
+        failure = error.with_traceback(None)  # its frames would keep the listener open
+    else:
+        return
+    from pensieved.cli.hold import hold  # noqa: PLC0415  only a start that fails needs it
+
+    hold(failure, flags, config)
 
 
 def serve(settings: Settings) -> None:

@@ -39,7 +39,7 @@ def status(
             _watch(label, as_json=as_json)
         return
     standing = look(label)
-    typer.echo(_json(standing, indent=2) if as_json else "\n".join(describe(standing)))
+    typer.echo(to_json(standing, indent=2) if as_json else "\n".join(describe(standing)))
     if not standing.ready:
         raise typer.Exit(_NOT_READY)
 
@@ -123,7 +123,7 @@ def _watch(label: str, *, as_json: bool) -> None:
         standing = look(label)
         if (now := _gist(standing)) != told:
             told = now
-            typer.echo(_json(standing) if as_json else "\n".join([*describe(standing), ""]))
+            typer.echo(to_json(standing) if as_json else "\n".join([*describe(standing), ""]))
             sys.stdout.flush()
         time.sleep(_EVERY)
 
@@ -137,7 +137,8 @@ def _gist(standing: Standing) -> Any:
     return report.started_at, report.phase, report.detail, report.error, share
 
 
-def _json(standing: Standing, indent: int | None = None) -> str:
+def to_json(standing: Standing, indent: int | None = None) -> str:
+    """What `--json` prints: words of launchd as they are, the daemon's status as it answers it."""
     job, answer = standing.job, standing.answer
     agent = {
         "label": standing.agent.label,

@@ -14,18 +14,23 @@ from pensieved.http.dialects import envelope_of
 from pensieved.http.door import Door
 from pensieved.http.errors import ErrorHandlers
 from pensieved.http.health import Health, Page, Ready, StatusReport
+from pensieved.http.lanes import LaneKeeper, Lanes
 from pensieved.http.models import Model, ModelList
 from pensieved.http.observe import Observer
 from pensieved.http.openai.chat.resource import ChatCompletions
 from pensieved.http.openai.completions.resource import LegacyCompletions
 from pensieved.http.openai.embeddings import Embeddings
 from pensieved.http.openai.responses.resource import Responses
+from pensieved.http.openapi import Document
 from pensieved.http.record import record_of
 from pensieved.settings.paths import state_dir
 
 if TYPE_CHECKING:
     from pensieved.http.admission import Admission
     from pensieved.http.daemon import Daemon
+
+
+_SPARE_LANES = 4  # of the threads in reserve, those that may read requests which admission then refuses
 
 
 class _Route:
@@ -37,9 +42,16 @@ class _Route:
         record_of(req.env).route = req.uri_template or req.path
 
 
-def create_app(daemon: Daemon, admission: Admission) -> Observer:
-    """The app that serves `daemon`; `admission` also tells whoever shuts down when all is quiet."""
-    app = falcon.App(middleware=[DoorKeeper(Door(daemon.settings.server)), _Route()])
+def create_app(daemon: Daemon, admission: Admission, door: Door | None = None) -> Observer:
+    """The app that serves `daemon`.
+
+    Args:
+        daemon: what is served.
+        admission: slots and queue; also tells whoever shuts down when all is quiet.
+        door: who may come in; by default whom the daemon's settings let.
+    """
+    door = door or Door(daemon.settings.server)
+    app = falcon.App(middleware=(DoorKeeper(door), LaneKeeper(), _Route()))
     app.req_options.strip_url_path_trailing_slash = True
     ErrorHandlers(envelope_of).install(app)
     completions = Completions(daemon, admission)
@@ -47,6 +59,7 @@ def create_app(daemon: Daemon, admission: Admission) -> Observer:
     app.add_route("/", Page(daemon))
     app.add_route("/health", Health(daemon))
     app.add_route("/ready", Ready(daemon))
+    app.add_route("/openapi.json", Document())
     app.add_route("/v1/status", StatusReport(daemon, completions))
     app.add_route("/v1/models", ModelList(daemon))
     app.add_route("/v1/models/{model_id:path}", Model(daemon))
@@ -57,4 +70,4 @@ def create_app(daemon: Daemon, admission: Admission) -> Observer:
     app.add_route("/v1/completions", LegacyCompletions(completions, max_body))
     app.add_route("/v1/responses", Responses(completions, max_body))
     app.add_route("/v1/embeddings", Embeddings(completions, max_body))
-    return Observer(app)
+    return Observer(Lanes(app, admission.max_concurrent + admission.max_queued + _SPARE_LANES))

@@ -1,4 +1,4 @@
-"""One connection under Waitress, with three habits that Waitress does not have.
+"""One connection under Waitress, with four habits that Waitress does not have.
 
 1. What Waitress itself refuses (a malformed request line, too large a body or header) is said in the
    dialect's envelope.
@@ -6,6 +6,8 @@
    at once would reset the connection, and most clients, still sending, would never read why.
 3. A client may be slow, but not forever: headers, bodies and reading of answers have deadlines. None of
    them holds a thread, but each holds a connection.
+4. Where there are too many connections, one that waits for its client makes room for the newcomer. Waitress
+   would take no more, so that a thousand silent clients could shut everybody out.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
 from pensieved.http.errors import EnvelopeOf, of_status
+from pensieved.http.parser import Parser, Refused
 from pensieved.http.record import RequestRecord, request_id_headers
 
 if TYPE_CHECKING:
     from pensieved.errors import RequestError
+    from pensieved.http.parser import Screen
 
 HEADER_SECONDS = 30.0
 BODY_SECONDS = 300.0
@@ -31,8 +35,10 @@ LINGER_SECONDS = 30.0
 _TOO_LARGE = 413
 
 
-def channel_class(envelope_of: EnvelopeOf, too_large: RequestError) -> type[HTTPChannel]:
-    """The channel for a server whose errors are said by `envelope_of`."""
+def channel_class(
+    envelope_of: EnvelopeOf, too_large: RequestError, *, most: int, screen: Screen | None
+) -> type[HTTPChannel]:
+    """The channel for a server whose errors are said by `envelope_of`, with at most about `most` of them."""
 
     class EnvelopeTask(_EnvelopeTask):
         pass
@@ -40,8 +46,16 @@ def channel_class(envelope_of: EnvelopeOf, too_large: RequestError) -> type[HTTP
     EnvelopeTask.envelope_of = staticmethod(envelope_of)
     EnvelopeTask.too_large = too_large
 
+    class ScreeningParser(Parser):
+        pass
+
+    if screen is not None:
+        ScreeningParser.screen = staticmethod(screen)
+
     class BoundChannel(Channel):
         error_task_class = EnvelopeTask
+        parser_class = ScreeningParser
+        most_connections = most
 
     return BoundChannel
 
@@ -54,19 +68,29 @@ class _EnvelopeTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
 
     def execute(self) -> None:
         problem = self.request.error
-        error = self.too_large if problem.code == _TOO_LARGE else of_status(problem.code, problem.body)
         record = RequestRecord(method=getattr(self.request, "command", "") or "-", route="-")
-        _, body = self.envelope_of(getattr(self.request, "path", ""))(error, record.request_id)
-        self.status = f"{problem.code} {problem.reason}"
+        envelope = self.envelope_of(getattr(self.request, "path", ""))
+        if isinstance(problem, Refused):
+            error = problem.refusal
+            self.status, body = envelope(error, record.request_id)
+        else:
+            error = self.too_large if problem.code == _TOO_LARGE else of_status(problem.code, problem.body)
+            _, body = envelope(error, record.request_id)
+            self.status = f"{problem.code} {problem.reason}"
+        self._say(body, record)
+        record.status, record.error = int(self.status[:3]), error.kind.value
+        record.emit()
+
+    def _say(self, body: bytes, record: RequestRecord) -> None:
         self.response_headers += [
             ("Content-Type", "application/json"),
             *request_id_headers(record.request_id),
         ]
+        if self.status.startswith("401"):
+            self.response_headers.append(("WWW-Authenticate", "Bearer"))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
-        record.status, record.error = problem.code, error.kind.value
-        record.emit()
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
@@ -74,9 +98,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     will_close: bool
 
+    most_connections = 1 << 30
+    opened = 0  # counted by the class, since the server's start
+
     _receiving_since: float | None = None
     _refused = False
     _lingering_until: float | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        type(self).opened += 1
+        self._make_room()
 
     def readable(self) -> bool:
         """Whether to wait for input; the place where deadlines are looked at."""
@@ -105,11 +137,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         """Parse input; once a request was refused, nothing that follows is one."""
         if self._refused:
             return False
-        if self.request is None:
-            self._receiving_since = time.time()
+        before = self.request
         taken = super().received(data)
         if self.request is None:
             self._receiving_since = None
+        elif self.request is not before:
+            self._receiving_since = time.time()
         self._refused = any(request.error for request in self.requests)
         return bool(taken)
 
@@ -136,6 +169,25 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.handle_close()
+
+    def _make_room(self) -> None:
+        """Close the connection that has waited longest for its client, where there are too many."""
+        others = [one for one in self.server.active_channels.values() if one is not self and one.waits]
+        if len(self.server.active_channels) > self.most_connections and others:
+            min(others, key=lambda one: one.claim).handle_close()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is the client's turn: no request of its is being answered."""
+        return bool(self.connected) and not self.requests
+
+    @property
+    def claim(self) -> tuple[int, float]:
+        """How much speaks for keeping it: an answer under way to it, then a body from it, then since when."""
+        if self.total_outbufs_len:
+            return 2, self.last_activity
+        uploading = self.request is not None and self.request.headers_finished
+        return int(uploading), self._receiving_since or self.last_activity
 
     def _is_overdue(self, now: float) -> bool:
         if self._lingering_until is not None:

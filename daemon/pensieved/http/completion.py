@@ -245,6 +245,10 @@ def _ids(serving: ServingModel, prompt: Conversation | RawPrompt) -> Sequence[in
     return ids
 
 
+_MOST_TOP_K = 2**31 - 1
+"""More than any vocabulary, and so no limit; what a request says may be beyond what a frame can carry."""
+
+
 def _sampling(wishes: SamplingWishes, defaults: GenerationSettings) -> Sampling:
     temperature = defaults.temperature if wishes.temperature is None else wishes.temperature
     top_p = defaults.top_p if wishes.top_p is None else wishes.top_p
@@ -253,7 +257,7 @@ def _sampling(wishes: SamplingWishes, defaults: GenerationSettings) -> Sampling:
         # A nucleus of no size holds the likeliest token alone, and that is greedy decoding.
         temperature=temperature if top_p > 0 else 0.0,
         top_p=top_p or 1.0,
-        top_k=max(0, top_k),
+        top_k=min(max(0, top_k), _MOST_TOP_K),
         min_p=defaults.min_p if wishes.min_p is None else wishes.min_p,
         seed=wishes.seed,
         repetition_penalty=1.0 if wishes.repetition_penalty is None else wishes.repetition_penalty,

@@ -41,7 +41,10 @@ class Page:
             f"model: {serving.name if serving else 'none yet'}\n\n"
             "POST /v1/messages               Anthropic Messages\n"
             "POST /v1/messages/count_tokens\n"
+            "POST /v1/chat/completions       OpenAI\n"
+            "POST /v1/completions, /v1/responses\n"
             "GET  /v1/models\n"
+            "GET  /openapi.json              all of it, for machines\n"
             "GET  /v1/status                 everything an operator wants to know\n"
             "GET  /health, /ready\n"
         )

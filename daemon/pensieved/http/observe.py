@@ -29,7 +29,7 @@ class Observer:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """PEP 3333."""
         record = RequestRecord(
-            method=environ["REQUEST_METHOD"], route=environ.get("PATH_INFO", "")[:_LONGEST_PATH]
+            method=environ["REQUEST_METHOD"], route=_printable(environ.get("PATH_INFO", "")[:_LONGEST_PATH])
         )
         environ[ENVIRON_KEY] = record
 
@@ -43,6 +43,11 @@ class Observer:
             record.emit()
             raise
         return _ObservedBody(body, record)
+
+
+def _printable(path: str) -> str:
+    """A path that cannot move a terminal's cursor."""
+    return "".join(character if character.isprintable() else "?" for character in path)
 
 
 class _ObservedBody:

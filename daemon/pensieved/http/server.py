@@ -7,6 +7,9 @@ Refusing new work and waiting for long answers come before that and are `admissi
 
 from __future__ import annotations
 
+import functools
+import logging
+import resource
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,12 +26,15 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from pensieved.http.door import Door
     from pensieved.http.observe import WsgiApp
 
 RESERVE = 8
-"""Threads beyond running and waiting requests, so that health and status always answer."""
+"""Threads beyond running and waiting requests, so that health and status always answer: see `lanes`."""
 
 _IDLE_CONNECTIONS = 512
+_SPARE_FILES = 128  # for logs, the engine, the preparer's downloads
+_ACCEPTED_AT_ONCE = 64
 _MAX_HEADER = 64 * 1024
 _CLOSE_SECONDS = 5.0
 _LOOP_SECONDS = 0.5
@@ -39,6 +45,31 @@ def threads_for(max_concurrent: int, max_queued: int) -> int:
     return max_concurrent + max_queued + RESERVE
 
 
+def most_connections(wanted: int) -> int:
+    """How many of `wanted` connections the process may have open; raises its own limit where it can.
+
+    macOS gives 256 files to whatever it starts; a process may ask for more, up to the hard limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _SPARE_FILES))
+
+
+def _accept_many(listener: BaseWSGIServer) -> None:
+    """Take what waits to be connected, up to a bound.
+
+    Waitress takes one for each look at all connections, so that a thousand newcomers keep everybody waiting.
+    """
+    for _ in range(_ACCEPTED_AT_ONCE):
+        opened = listener.channel_class.opened
+        type(listener).handle_accept(listener)
+        if listener.channel_class.opened == opened:
+            return
+
+
 class HttpServer:
     """Serves `app` on listening sockets, which it owns from now on.
 
@@ -47,11 +78,22 @@ class HttpServer:
         sockets: bound TCP sockets.
         threads: see `threads_for`.
         max_body: bytes; anything larger is refused unread.
+        door: refuses by their headers those large bodies that the app would refuse anyway.
     """
 
     def __init__(
-        self, app: WsgiApp, sockets: Sequence[socket.socket], *, threads: int, max_body: int
+        self,
+        app: WsgiApp,
+        sockets: Sequence[socket.socket],
+        *,
+        threads: int,
+        max_body: int,
+        door: Door | None = None,
     ) -> None:
+        room = most_connections(threads + _IDLE_CONNECTIONS)
+        logging.getLogger("waitress.queue").setLevel(
+            logging.ERROR
+        )  # one line for each that waits: anybody's to flood
         self._map: dict[int, Any] = {}
         self._closing = threading.Event()
         self._closed = threading.Event()
@@ -61,7 +103,7 @@ class HttpServer:
             sockets=list(sockets),
             threads=threads,
             ident=f"pensieved/{__version__}",
-            connection_limit=threads + _IDLE_CONNECTIONS,
+            connection_limit=room + _SPARE_FILES // 2,  # Waitress' own limit, at which it goes deaf
             backlog=1024,
             asyncore_use_poll=True,
             channel_request_lookahead=1,  # or a client's going away is not noticed
@@ -74,7 +116,10 @@ class HttpServer:
         )
         self._listeners = [item for item in self._map.values() if isinstance(item, BaseWSGIServer)]
         for listener in self._listeners:
-            listener.channel_class = channel_class(envelope_of, too_large(max_body))
+            listener.handle_accept = functools.partial(_accept_many, listener)
+            listener.channel_class = channel_class(
+                envelope_of, too_large(max_body), most=room, screen=door.refusal if door else None
+            )
 
     @property
     def port(self) -> int:

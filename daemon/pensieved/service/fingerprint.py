@@ -1,7 +1,8 @@
 """What launchd has loaded, remembered, because it does not tell.
 
 `kickstart -k` starts what was bootstrapped: a plist or an interpreter changed since then is not seen. So each
-bootstrap leaves a note of both, and a restart compares.
+bootstrap leaves a note of both, and a restart compares. The note has pensieved's version too, so that `install`
+after an upgrade replaces the daemon that still runs the old one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import plistlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pensieved import __version__
+
 if TYPE_CHECKING:
     from pensieved.service.agent import Agent
 
 
 def fingerprint(content: bytes) -> str:
-    """Of a plist and of the interpreter it names, as both are now."""
-    return hashlib.sha256(content + _interpreter(content)).hexdigest()
+    """Of a plist, of the interpreter it names, and of pensieved, as they are now."""
+    return hashlib.sha256(content + _interpreter(content) + __version__.encode()).hexdigest()
 
 
 def remember(agent: Agent, content: bytes) -> None:

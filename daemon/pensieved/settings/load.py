@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import tomllib
@@ -74,6 +75,22 @@ def settings_from(text: str, path: Path | None, flags: Mapping[str, Any] | None 
         raise ConfigError("\n".join(origin.describe(e) for e in error.errors())) from None
 
 
+def salvaged_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
+    """What is legible of a configuration that may be wrong: each value that is right by itself, else its default."""
+    path = config_file(config)
+    values: dict[str, Any] = {}
+    with contextlib.suppress(ConfigError):
+        values = parse_config(read_config(path), path) if path else {}
+    with contextlib.suppress(ConfigError):
+        values = _merge(values, read_environment())
+    values = _merge(values, _without_none(flags or {}))
+    while True:
+        try:
+            return Settings.model_validate(values)
+        except ValidationError as error:
+            values = _without(values, {tuple(wrong["loc"][:2]) for wrong in error.errors()})
+
+
 def read_config(path: Path) -> str:
     """The text of a TOML. Raises ConfigError."""
     try:
@@ -113,6 +130,17 @@ def read_environment() -> dict[str, Any]:
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     nested = {k: _without_none(v) if isinstance(v, dict) else v for k, v in values.items()}
     return {k: v for k, v in nested.items() if v is not None}
+
+
+def _without(values: dict[str, Any], wrong: set[tuple[int | str, ...]]) -> dict[str, Any]:
+    """The tables without the keys that are wrong."""
+    kept = {name: table for name, table in values.items() if (name,) not in wrong}
+    return {
+        name: {key: value for key, value in table.items() if (name, key) not in wrong}
+        if isinstance(table, dict)
+        else table
+        for name, table in kept.items()
+    }
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

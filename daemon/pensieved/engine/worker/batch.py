@@ -33,6 +33,8 @@ SMALLEST_CHUNK = 16
 COMPILE_PATIENCE = 0.05
 """Seconds to wait for a grammar where nothing else is to be done."""
 
+_UNCOMPILED = "The grammar cannot be compiled."
+
 
 class Batch:
     """Running requests of one model.
@@ -161,13 +163,12 @@ class Batch:
         for request, (submit, future) in list(self._compiling.items()):
             if not future.done():
                 continue
-            try:
-                constraint = future.result()
-            except RefusedRequestError as error:
-                self._refuse(request, str(error))
-            else:
+            error = future.exception()
+            if error is None:
                 del self._compiling[request]
-                self._enter(submit, constraint)
+                self._enter(submit, future.result())
+            else:  # the library is foreign code: whatever it raises is this request's alone
+                self._refuse(request, str(error) if isinstance(error, RefusedRequestError) else _UNCOMPILED)
 
     def _read_logprobs(self, responses: Sequence[Any]) -> dict[int, tuple[TokenLogprobs, ...]]:
         """What is to be reported with each response, by mlx-lm's id; nothing is computed where nobody asked."""

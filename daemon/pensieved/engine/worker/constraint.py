@@ -15,7 +15,7 @@ matcher that gives up (a grammar too complex for llguidance's limits) ends its o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -59,7 +59,7 @@ class Constraint:
         """Show the matcher the chosen token, waiting for it; whether the answer goes on."""
         if self._chosen is None:
             return False
-        token = int(self._chosen.item())
+        token: Any = self._chosen.item()
         self._chosen = None
         if token in self._stop_tokens or self.failure:
             return False
@@ -100,7 +100,7 @@ class Constraints:
 
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
-        self._executor = LLExecutor()
+        self._executor: LLExecutor | None = None  # its threads start with the first constraint
         self._rows: dict[int, Constraint] = {}
 
     def add(self, request: int, constraint: Constraint) -> None:
@@ -118,7 +118,7 @@ class Constraints:
     def apply(self, constraint: Constraint, _tokens: mx.array, logits: mx.array) -> mx.array:
         """One row's masked logits; called for row after row while mlx-lm builds a step's graph."""
         if constraint.is_due:
-            mx.async_eval(logits)
+            mx.async_eval(logits)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
             self._step()
         return constraint.masked(logits)
 
@@ -131,6 +131,7 @@ class Constraints:
         if not rows:
             return
         words = allocate_token_bitmask(len(rows), self._vocabulary)
+        self._executor = self._executor or LLExecutor()
         fill_next_token_bitmask_par(
             self._executor, [(row.matcher, place) for place, row in enumerate(rows)], words
         )

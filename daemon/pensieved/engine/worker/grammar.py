@@ -5,7 +5,8 @@ about 0.7 s and 60 MB for a vocabulary of 49k tokens, and most engines never mee
 interpreter's lock while it builds the trie, so that one moment is a hitch for whoever decodes; compiling a grammar,
 which an unkind schema can stretch to a second, happens without the lock.)
 
-Prompts and answers reach neither log nor error: llguidance's verbose errors quote them, so they are off.
+Errors say what failed and no more: llguidance's own would quote the request, and prompts and answers reach no log. The
+client has had the reasons for a bad schema from the daemon, which compiles each grammar before it sends it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Grammars:
         trie = self._trie(stop_tokens, vocabulary)
         matcher = LLMatcher(trie, submit.grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
-            raise RefusedRequestError(f"The grammar cannot be compiled: {matcher.get_error()}")
+            raise RefusedRequestError("The grammar cannot be compiled.")
         earlier = list(submit.prompt[len(submit.prompt) - submit.position :])
         if not matcher.consume_tokens(earlier):
             raise RefusedRequestError("The answer so far does not follow the grammar.")

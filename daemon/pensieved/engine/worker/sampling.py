@@ -119,7 +119,10 @@ def _seeded(chosen: Sampling, position: int) -> Sampler:
         for each in filters:
             logprobs = each(logprobs)
         key = mx.random.key(noise_seed(chosen.seed or 0, next(positions)))
-        return mx.random.categorical(logprobs * (1 / chosen.temperature), key=key)
+        # The Gumbel-max trick rather than `mx.random.categorical`, which searches a running sum: there, what rounding
+        # differs between batches moves every border, and with a long tail about one draw in a thousand.
+        noise = mx.random.gumbel(logprobs.shape, key=key)
+        return mx.argmax(logprobs * (1 / chosen.temperature) + noise, axis=-1)
 
     return sampler
 

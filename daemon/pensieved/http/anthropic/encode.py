@@ -93,7 +93,9 @@ class _ToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
 _Block = _Text | _Thinking | _ToolUse
 
 
-class _Message(msgspec.Struct, tag_field="type", tag="message", kw_only=True):
+class MessageAnswer(msgspec.Struct, tag_field="type", tag="message", kw_only=True):
+    """A whole answer; also what begins a stream."""
+
     id: str
     role: Literal["assistant"] = "assistant"
     model: str
@@ -174,7 +176,7 @@ class MessageBuilder:
 
     def _message(self, finish: Finish) -> bytes:
         return _json(
-            _Message(
+            MessageAnswer(
                 id=new_id("msg"),
                 model=self._model,
                 content=self._blocks,
@@ -214,7 +216,7 @@ class MessageStream:
 
     def _start(self, input_tokens: int) -> bytes:
         self._started = True
-        message = _Message(
+        message = MessageAnswer(
             id=new_id("msg"),
             model=self._model,
             content=[],

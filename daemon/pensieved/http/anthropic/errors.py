@@ -22,9 +22,23 @@ _ERRORS = {
 }
 
 
-class _Detail(msgspec.Struct):
+class ThreadNotFoundError(RequestError):
+    """A conversation that the server should have kept. Nothing is kept here, and so the SDKs send all of it again."""
+
+    details = {"error_code": "thread_not_found"}  # noqa: RUF012  a constant
+
+    def __init__(self) -> None:
+        super().__init__(
+            RequestErrorKind.NOT_FOUND,
+            "Conversations are not kept here: send all messages again",
+            path="thread.previous_message_id",
+        )
+
+
+class _Detail(msgspec.Struct, omit_defaults=True):
     type: str
     message: str
+    details: dict[str, str] | None = None
 
 
 class _Error(msgspec.Struct, tag_field="type", tag="error"):
@@ -36,4 +50,5 @@ def envelope(error: RequestError, request_id: str) -> tuple[str, bytes]:
     """HTTP status line and JSON body; the message begins with the offending field, as Anthropic's do."""
     status, name = _ERRORS[error.kind]
     message = f"{error.path}: {error.what}" if error.path else error.what
-    return status, msgspec.json.encode(_Error(_Detail(name, message), request_id))
+    details = error.details if isinstance(error, ThreadNotFoundError) else None
+    return status, msgspec.json.encode(_Error(_Detail(name, message, details), request_id))

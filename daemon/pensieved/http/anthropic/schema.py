@@ -92,6 +92,16 @@ class OutputConfig(msgspec.Struct):
     format: JsonSchemaFormat | None = None
 
 
+class ThreadCreate(msgspec.Struct, tag_field="type", tag="create"):
+    """Keep the conversation, so that the next request need not repeat it. Nothing is kept here."""
+
+
+class ThreadContinue(msgspec.Struct, tag_field="type", tag="continue"):
+    """The messages follow those of a conversation that was kept."""
+
+    previous_message_id: str
+
+
 class PromptFields(msgspec.Struct, kw_only=True):
     """What makes up the prompt; also the whole of a count_tokens request. `output_format` is the beta's name."""
 
@@ -103,6 +113,7 @@ class PromptFields(msgspec.Struct, kw_only=True):
     thinking: ThinkingEnabled | ThinkingAdaptive | ThinkingBetweenTools | ThinkingDisabled | None = None
     output_config: OutputConfig | None = None
     output_format: JsonSchemaFormat | None = None
+    thread: ThreadCreate | ThreadContinue | None = None
 
 
 class MessagesRequest(PromptFields, kw_only=True):

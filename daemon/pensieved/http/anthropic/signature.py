@@ -76,21 +76,23 @@ def _encoded(data: bytes) -> str:
 def _load(path: Path) -> bytes:
     """The key; one that cannot be kept lasts as long as this process."""
     try:
-        return _read(path) or _create(path)
+        key, damaged = _read(path)
+        return key or _create(path, damaged=damaged)
     except OSError as error:
         log.warning("thinking blocks cannot be checked after a restart", path=str(path), reason=str(error))
         return secrets.token_bytes(_KEY_BYTES)
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path) -> tuple[bytes | None, bool]:
+    """The key, if the file holds one, and whether it holds something else."""
     try:
         key = path.read_bytes()
     except FileNotFoundError:
-        return None
-    return key if len(key) == _KEY_BYTES else None
+        return None, False
+    return (key, False) if len(key) == _KEY_BYTES else (None, True)
 
 
-def _create(path: Path) -> bytes:
+def _create(path: Path, *, damaged: bool) -> bytes:
     """Write a key completely before it has its name; of two daemons that do so at once, one wins."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
@@ -100,14 +102,14 @@ def _create(path: Path) -> bytes:
             file.write(secrets.token_bytes(_KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():  # damaged
+        if damaged:
             temporary.replace(path)
         else:
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    key = _read(path)
+    key, _ = _read(path)
     if key is None:
         raise OSError(f"{path} does not keep what was written to it")
     return key

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from pensieved.chat.conversation import Conversation, Role, TextPart, Turn, merge_turns
 from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http.anthropic.content import Reader
+from pensieved.http.anthropic.errors import ThreadNotFoundError
 from pensieved.http.anthropic.schema import (
     ThinkingAdaptive,
     ThinkingBetweenTools,
     ThinkingDisabled,
     ThinkingEnabled,
+    ThreadContinue,
 )
 from pensieved.http.anthropic.tools import tool_choice, tool_definitions
 from pensieved.http.completion import CompletionRequest, SamplingWishes
@@ -61,6 +63,8 @@ def to_conversation(request: PromptFields, signer: Signer) -> Conversation:
 
     Neighbouring turns of one role are one. The dialect turns reasoning on by request only.
     """
+    if isinstance(request.thread, ThreadContinue):
+        raise ThreadNotFoundError
     tools = tool_definitions(request.tools or ())
     choice = tool_choice(request.tool_choice, tools)
     thinking = request.thinking

@@ -59,7 +59,9 @@ class _Choice(msgspec.Struct):
     finish_reason: str
 
 
-class _Completion(msgspec.Struct, kw_only=True):
+class ChatCompletion(msgspec.Struct, kw_only=True):
+    """A whole answer."""
+
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -130,7 +132,7 @@ class ChatBuilder:
         """The completion as JSON, once every choice has finished."""
         finishes = {index: said.finish for index, said in enumerate(self._said) if said.finish is not None}
         return msgspec.json.encode(
-            _Completion(
+            ChatCompletion(
                 id=new_id("chatcmpl", "-"),
                 created=int(time.time()),
                 model=self._model,

@@ -31,7 +31,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None
 
 
-class _Completion(msgspec.Struct, kw_only=True):
+class TextCompletion(msgspec.Struct, kw_only=True):
     """Also each piece of a stream."""
 
     id: str
@@ -112,7 +112,7 @@ class CompletionsStream:
         return self._line([], completion_usage(self._usages, self._per_prompt)) + DONE
 
     def _line(self, choices: list[_Choice], usage: CompletionUsage | None = None) -> bytes:
-        piece = _Completion(
+        piece = TextCompletion(
             id=self._id, created=self._created, model=self._model, choices=choices, usage=usage
         )
         return b"data: " + _json(piece) + b"\n\n"
@@ -145,7 +145,7 @@ class CompletionsBuilder:
         """The completion as JSON, once every choice has finished."""
         usages = {index: finish.usage for index, finish in self._finishes.items()}
         return _json(
-            _Completion(
+            TextCompletion(
                 id=new_id("cmpl", "-"),
                 created=int(time.time()),
                 model=self._model,
