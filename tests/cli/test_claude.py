@@ -1,6 +1,7 @@
 """`pensieved claude`: what Claude Code is started with. The program here is a stand-in that tells what it got."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from pensieved.cli.claude import (
     shell_lines,
 )
 from pensieved.control.status import Phase
-from support.front import running_front
+from support.front import END, running_front
+from support.tiny_tokenizers import byte_level
 
 PROGRAM = f"""\
 #!{sys.executable}

@@ -32,12 +32,13 @@ class EnoughError(Exception):
 
 def tail_that_begins(text: str, markers: tuple[str, ...]) -> int:
     """How many of the last characters of `text` could be the beginning of a marker."""
-    longest = max(map(len, markers), default=0) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        tail = text[-length:]
-        if any(marker.startswith(tail) for marker in markers if len(marker) > length):
-            return length
-    return 0
+    longest = 0
+    for marker in markers:
+        at = text.find(marker[:1], max(0, len(text) - len(marker) + 1)) if marker else -1
+        while at >= 0 and not marker.startswith(text[at:]):
+            at = text.find(marker[0], at + 1)
+        longest = max(longest, len(text) - at if at >= 0 else 0)
+    return longest
 
 
 class Feed:
