@@ -190,7 +190,8 @@ def test_prompt_too_long(front, route, long):
     ],
 )
 def test_wrong_body(front, route, body, words):
-    invalid(front.request("POST", route, body, JSON), None, words)
+    place = "model" if b"ud800" in body else None  # half a character: the one that has a place
+    invalid(front.request("POST", route, body, JSON), place, words)
 
 
 def test_arguments_nested_too_deeply(front):

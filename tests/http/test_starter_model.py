@@ -22,7 +22,9 @@ TEXTS = {"system": "Be brief.", "user": "What is the capital of France? 東京 �
 
 @pytest.fixture(scope="module")
 def tokenizer(starter_model):
-    return ChatTokenizer.open(starter_model.path, starter_model.manifest.eos_token_ids)
+    return ChatTokenizer.open(
+        starter_model.path, starter_model.manifest.eos_token_ids, starter_model.manifest.tokenizer
+    )
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def read_json(req: falcon.Request, decoder: msgspec.json.Decoder[T], max_body: i
     except msgspec.DecodeError as error:
         path = lone_surrogate(body)
         if path is not None:
-            what = "half a surrogate pair is no character"
+            what = "not valid JSON: half a surrogate pair is no character"
             raise RequestError(RequestErrorKind.INVALID, what, path=path.lstrip(".")) from error
         raise RequestError(RequestErrorKind.INVALID, f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
