@@ -1,8 +1,9 @@
 """What constrained decoding costs: `python tests/bench/constrained.py` prints the tables of docs/benchmarks.md.
 
 Free and constrained requests run in turn on the same engine process, several rounds of each, and the best round
-counts: other load on the machine can only slow a round down. All requests are greedy and produce exactly the same
-number of tokens; the constrained ones fill an array that never ends.
+counts: other load on the machine can only slow a round down. The engine's CPU time for each token is shown beside the
+rate, since it hardly depends on other load at all. All requests are greedy and produce exactly the same number of
+tokens; the constrained ones fill an array that never ends.
 """
 
 import argparse
@@ -102,50 +103,64 @@ def grammars(trie):
         )
 
 
-def rate(engine, text, grammars, tokens):
-    """Output tokens a second of requests with `grammars`, from the first token of the last one to start."""
-    prompts = [
-        text.encode_chat(Conversation((text_turn(Role.USER, f"Invent {number + 2} people."),)))
-        for number in range(len(grammars))
-    ]
+def measure(engine, text, wanted, tokens, sampling):
+    """Tokens a second, and the engine's CPU milliseconds a token, from the last request's first token on."""
     generations = [
         engine.client.submit(
-            prompt, max_tokens=tokens, stop_tokens=text.stop_token_ids, sampling=FORBID_STOP, grammar=grammar
+            text.encode_chat(Conversation((text_turn(Role.USER, f"Invent {number + 2} people."),))),
+            max_tokens=tokens,
+            stop_tokens=text.stop_token_ids,
+            sampling=sampling,
+            grammar=grammar,
         )
-        for prompt, grammar in zip(prompts, grammars, strict=True)
+        for number, grammar in enumerate(wanted)
     ]
     for generation in generations:
         while not generation.produced:
             generation.next(600)
-    produced, started = sum(len(each.produced) for each in generations), time.perf_counter()
+    process = psutil.Process(engine.stats.pid)
+    produced, started, worked = count(generations), time.perf_counter(), cpu(process)
     for generation in generations:
         while (chunk := generation.next(600)) is None or chunk.finish is None:
             pass
-    seconds = time.perf_counter() - started
-    return (sum(len(each.produced) for each in generations) - produced) / seconds
+    made = count(generations) - produced
+    return made / (time.perf_counter() - started), (cpu(process) - worked) * 1e3 / made
 
 
-FORBID_STOP = Sampling()
+def count(generations):
+    return sum(len(each.produced) for each in generations)
+
+
+def cpu(process):
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def throughput(engine, text, rounds, tokens):
     grammar = answer_grammar(ENDLESS, Marks())
-    print("\n| concurrent | free | constrained | half of each |\n|---|---|---|---|")
-    for count in CONCURRENT:
-        kinds = {"free": [""] * count, "constrained": [grammar] * count}
-        if count > 1:
-            kinds["mixed"] = ["", grammar] * (count // 2)
-        rates = dict.fromkeys(kinds, 0.0)
+    going_on = Sampling(logit_bias=tuple((token, -100.0) for token in text.stop_token_ids))
+    print("\n| concurrent | requests | tok/s | | engine CPU per token | |\n|---|---|---|---|---|---|")
+    for concurrent in CONCURRENT:
+        kinds = {"free": [""] * concurrent, "constrained": [grammar] * concurrent}
+        if concurrent > 1:
+            kinds["half of each"] = ["", grammar] * (concurrent // 2)
+        results = {kind: [] for kind in kinds}
         for _ in range(rounds):
             for kind, wanted in kinds.items():
-                rates[kind] = max(rates[kind], rate(engine, text, wanted, tokens))
-        free, rest = rates["free"], [rates[kind] for kind in list(kinds)[1:]]
-        shown = " | ".join(f"{each:.1f} tok/s ({each / free - 1:+.1%})" for each in rest)
-        print(f"| {count} | {free:.1f} tok/s | {shown}{' | ' if count > 1 else ' | |'}")
+                results[kind].append(measure(engine, text, wanted, tokens, going_on))
+        free = fastest(results["free"])
+        for kind in kinds:
+            rate, work = fastest(results[kind])
+            change = f"{rate / free[0] - 1:+.1%} | {work:.1f} ms | {work / free[1] - 1:+.1%}"
+            print(f"| {concurrent} | {kind} | {rate:.1f} | {change} |")
+
+
+def fastest(results):
+    """The best rate and the least work of several rounds."""
+    return max(rate for rate, _ in results), min(work for _, work in results)
 
 
 def main():
-    global FORBID_STOP  # noqa: PLW0603  the model's stop tokens are known late
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -159,7 +174,6 @@ def main():
     tries(tokenizer_json)
     grammars(LLTokenizer(tokenizer_json, eos_token=[2]))
     text = ChatTokenizer.open(model.path, model.manifest.eos_token_ids)
-    FORBID_STOP = Sampling(logit_bias=tuple((token, -100.0) for token in text.stop_token_ids))
     engine = Engine(EngineConfig(cache_dir=options.cache_dir), lambda *_: None)
     try:
         engine.load(model.path, max_concurrent=max(CONCURRENT))

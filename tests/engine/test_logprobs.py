@@ -86,9 +86,7 @@ def test_values_equal_numpy_of_the_same_logits(engine, model, config, sampling):
 
 def test_rows_that_ask_for_different_numbers_beside_rows_that_do_not_ask(engine, model, config):
     wanted = [None, 0, 1, 20, None, 7]
-    generations = [
-        submit(engine, prompt, number) for prompt, number in zip(prompts(6), wanted, strict=True)
-    ]
+    generations = [submit(engine, prompt, number) for prompt, number in zip(prompts(6), wanted, strict=True)]
     for prompt, number, generation in zip(prompts(6), wanted, generations, strict=True):
         tokens, found = collect(generation)
         if number is None:

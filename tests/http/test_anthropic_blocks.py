@@ -259,7 +259,10 @@ def test_half_a_character(front, body, path):
     whole = b'{"model": "tiny/model", "max_tokens": 5, "messages": [' + body + b"]}"
     response = front.request("POST", "/v1/messages", whole, {"content-type": "application/json"})
     assert response.status == 400
-    assert response.json()["error"]["message"] == f"{path}: not valid JSON: half a surrogate pair is no character"
+    assert (
+        response.json()["error"]["message"]
+        == f"{path}: not valid JSON: half a surrogate pair is no character"
+    )
 
 
 def test_whole_characters_in_halves_are_fine(front):

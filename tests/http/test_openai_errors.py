@@ -185,13 +185,18 @@ def test_prompt_too_long(front, route, long):
         (b"{", "not valid JSON"),
         (b"[]", "Expected `object`, got `array`"),
         (b'{"model": "\xff\xfe"}', "not valid UTF-8"),
-        (b'{"model": "\\ud800"}', "not valid JSON"),
         (b'{"x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "nested too deeply"),
     ],
 )
 def test_wrong_body(front, route, body, words):
     place = "model" if b"ud800" in body else None  # half a character: the one that has a place
     invalid(front.request("POST", route, body, JSON), place, words)
+
+
+@pytest.mark.parametrize("route", [*ROUTES, "/v1/embeddings"])
+def test_half_a_surrogate_pair(front, route):
+    reply = front.request("POST", route, b'{"model": "\\ud800"}', JSON)
+    invalid(reply, "model", "not valid JSON")
 
 
 def test_arguments_nested_too_deeply(front):

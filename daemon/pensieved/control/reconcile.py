@@ -136,9 +136,7 @@ class Reconciler:
 
         manifest = prepared.manifest
         with ThreadPoolExecutor(1, "tokenizer") as pool:  # beside the weights, not after them
-            text = pool.submit(
-                ChatTokenizer.open, prepared.path, manifest.eos_token_ids, manifest.tokenizer
-            )
+            text = pool.submit(ChatTokenizer.open, prepared.path, manifest.eos_token_ids, manifest.tokenizer)
             self._engine.load(
                 prepared.path,
                 max_concurrent=self._max_concurrent,
