@@ -33,6 +33,7 @@ class Engine:
         while admitted := admissible(self.live):
             for request in admitted:
                 request.record.submitted()
+                request.record.taken = True
             if any(request.name in self.deadly for request in admitted):
                 self.death(weight)
                 return
@@ -71,6 +72,7 @@ def test_running_streams_resume_before_a_suspect_is_tried():
     engine.life()
     bad = Request("x")
     bad.record.submitted()
+    bad.record.taken = True
     engine.live.append(bad)
     engine.death()
     assert bad.record.strikes == OWN_DOING
@@ -115,3 +117,25 @@ def test_a_request_that_was_waiting_is_not_struck():
     record = Record()
     record.bereaved(OWN_DOING)
     assert record.strikes == 0
+
+
+def test_a_request_that_the_engine_had_not_read_is_not_convicted_by_its_deaths():
+    request = Request("late")
+    for _ in range(4):
+        request.record.submitted()
+        request.record.bereaved(OWN_DOING)
+    assert not request.record.suspect
+    request.record.submitted()
+    request.record.taken = True
+    request.record.bereaved(OWN_DOING)
+    assert request.record.suspect
+
+
+def test_an_acknowledgement_counts_for_one_life_only():
+    request = Request("again")
+    request.record.submitted()
+    request.record.taken = True
+    request.record.bereaved(OWN_DOING)
+    request.record.submitted()
+    request.record.bereaved(OWN_DOING)
+    assert not request.record.guilty

@@ -15,6 +15,7 @@ from pensieved.engine.protocol import (
     Sampling,
     Step,
     Submit,
+    Taken,
     Warming,
     decode_from_engine,
     decode_to_engine,
@@ -45,6 +46,7 @@ from_engine = st.one_of(
     st.builds(Loaded, ids, numbers, numbers),
     st.builds(Step, st.lists(outputs, max_size=8).map(tuple)),
     st.builds(Heartbeat, ids, ids, ids),
+    st.builds(Taken, ids),
     st.builds(Refused, ids, st.text()),
     st.builds(Fault, st.text(), st.booleans()),
 )

@@ -15,7 +15,7 @@ ENDLESS = "on and on " * 1000
 def send(front, **fields):
     body = json.dumps(question(**fields)).encode()
     sock = socket.create_connection(("127.0.0.1", front.server.port), timeout=20)
-    head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     sock.sendall(head.encode() + body)
     return sock
 

@@ -112,6 +112,7 @@ class ScriptedEngine:
         if isinstance(frame, protocol.Cancel):
             self.running.pop(frame.request, None)
         elif isinstance(frame, protocol.Submit):
+            self.link.send(protocol.Taken(frame.request))
             how = next((how for token, how in self.script.poison.items() if token in frame.prompt), None)
             if how == REFUSE:
                 self.link.send(protocol.Refused(frame.request, "scripted refusal"))

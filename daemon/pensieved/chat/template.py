@@ -37,7 +37,15 @@ _CONTINUE_MARK = "\ue000continue\ue000"
 _CONTINUE_TAG = f"{_CONTINUE_MARK} "
 
 # Whatever a sandboxed program over the request's own data can raise, besides Jinja's errors.
-_RENDER_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_RENDER_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class _GenerationTag(jinja2.ext.Extension):

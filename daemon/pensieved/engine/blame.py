@@ -32,6 +32,7 @@ class Record:
     strikes: float = 0.0
     lives: int = 0  # engines it has been submitted to
     in_flight: bool = False  # submitted to the engine that lives now
+    taken: bool = False  # which has said that it read it
     progressed: bool = False  # and has produced a token there
 
     @property
@@ -51,7 +52,7 @@ class Record:
 
     def submitted(self) -> None:
         """Handed to the living engine."""
-        self.in_flight, self.progressed = True, False
+        self.in_flight, self.taken, self.progressed = True, False, False
         self.lives += 1
 
     def progress(self) -> None:
@@ -60,9 +61,12 @@ class Record:
         self.strikes = 0.0
 
     def bereaved(self, weight: float) -> None:
-        """The engine died; `weight` is what this death counts."""
+        """The engine died; `weight` is what this death counts against a request that it had begun with.
+
+        One that it had not even read cannot have killed it: that counts as little as a death from outside.
+        """
         if self.pending:
-            self.strikes += weight
+            self.strikes += weight if self.taken else min(weight, FROM_OUTSIDE)
         self.in_flight = False
 
 

@@ -22,6 +22,7 @@ from pensieved.engine.protocol import (
     Sampling,
     Step,
     Submit,
+    Taken,
     ToEngine,
     TokenLogprobs,
     encode,
@@ -230,6 +231,13 @@ class EngineClient:
                 generation.deliver(output)
             if admit:
                 self._admit()
+
+    def acknowledge(self, taken: Taken) -> None:
+        """The engine has read a request: from now on its death may be that request's doing."""
+        with self._lock:
+            generation = self._live.get(taken.request)
+            if generation is not None:
+                generation.record.taken = True
 
     def refuse(self, refused: Refused) -> None:
         """End a request that the engine will not run."""

@@ -138,6 +138,12 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     cache_memory: int
 
 
+class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
+    """A `Submit` was read; sent before anything is done with it, so that a death can be told from never starting."""
+
+    request: int
+
+
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     """One request cannot be run; the engine is well."""
 
@@ -152,7 +158,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True, tag="fault"):
     permanent: bool = False
 
 
-FromEngine = Hello | Warming | Loaded | Step | Heartbeat | Refused | Fault
+FromEngine = Hello | Warming | Loaded | Taken | Step | Heartbeat | Refused | Fault
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -17,7 +17,17 @@ from pensieved.engine.brake import Brake
 from pensieved.engine.client import EngineClient
 from pensieved.engine.launch import EngineConfig, discard_kernels, environment
 from pensieved.engine.process import Ending, EngineProcess
-from pensieved.engine.protocol import FromEngine, Heartbeat, Hello, Load, Loaded, Refused, Step, Warming
+from pensieved.engine.protocol import (
+    FromEngine,
+    Heartbeat,
+    Hello,
+    Load,
+    Loaded,
+    Refused,
+    Step,
+    Taken,
+    Warming,
+)
 from pensieved.engine.state import EngineState, EngineStats, LoadedModel
 from pensieved.errors import EngineError, PensievedError, UnsupportedModelError
 
@@ -248,6 +258,8 @@ class Engine:
                 self.client.dispatch(frame)
             case Heartbeat():
                 life.heartbeat = frame
+            case Taken():
+                self.client.acknowledge(frame)
             case Refused():
                 self.client.refuse(frame)
             case Hello():

@@ -26,6 +26,7 @@ from pensieved.engine.protocol import (
     Refused,
     Step,
     Submit,
+    Taken,
     Warming,
 )
 from pensieved.engine.worker.batch import Batch
@@ -101,6 +102,7 @@ def _serve(link: Link, batch: Batch) -> NoReturn:
 def _apply(link: Link, batch: Batch, frame: Submit | Cancel | Load) -> None:
     match frame:
         case Submit():
+            link.send(Taken(frame.request))
             try:
                 batch.insert(frame)
             except RefusedRequestError as error:
