@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from pensieved import __version__
 from pensieved.cli.announce import announce_phases
+from pensieved.cli.ask import Address, address_of, local_url
 from pensieved.cli.signals import EndSignals
+from pensieved.cli.tryit import curl_line
 from pensieved.http.admission import Admission
 from pensieved.http.app import create_app
 from pensieved.http.door import Door
@@ -47,7 +50,10 @@ def serve_until_signal(daemon: Daemon, listener: socket.socket) -> None:
         front.start()
         try:
             daemon.start()
-            sys.stdout.write(_greeting(f"http://{server.host}:{http.port}", daemon.settings.model.url))
+            address = replace(
+                address_of(server), url=local_url(server.host, http.port)
+            )  # port 0 is known now
+            sys.stdout.write(_greeting(address, daemon.settings.model.url))
             sys.stdout.flush()
             signals.wait()
             _drain(daemon, admission, signals)
@@ -76,11 +82,10 @@ def _drain(daemon: Daemon, admission: Admission, signals: EndSignals) -> None:
         admission.wait_idle(_LAST_WORDS)
 
 
-def _greeting(url: str, model: str) -> str:
+def _greeting(address: Address, model: str) -> str:
     return f"""\
-pensieved {__version__} listens on {url} (model: {model}). Once it is ready, try:
+pensieved {__version__} listens on {address.url} (model: {model}). Once it is ready, try:
 
-curl -s {url}/v1/messages -H 'content-type: application/json' -d '{{"model": "local", "max_tokens": 32,
-  "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+{curl_line(address)}
 
 """
