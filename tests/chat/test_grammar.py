@@ -216,6 +216,14 @@ def test_integers_fit_64_bits():
         assert not takes(model, grammar, str(2**63))
 
 
+def test_multiples_end_and_other_numbers_may_have_exponents():
+    model = BOTH[0]
+    multiple = answer_grammar({"type": "number", "multipleOf": 0.5}, model.marks)
+    assert takes(model, multiple, "-2.5")
+    assert not takes(model, multiple, "1" + "0" * 30)
+    assert takes(model, answer_grammar({"type": "number"}, model.marks), "6.62607015e-34")
+
+
 # --- every answer that a grammar leads to is valid ----------------------------------------------------------
 
 SCHEMAS = [

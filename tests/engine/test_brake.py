@@ -1,3 +1,4 @@
+from pensieved.engine.blame import FROM_OUTSIDE
 from pensieved.engine.brake import LONGEST_PAUSE, Brake
 
 
@@ -31,6 +32,12 @@ def test_deaths_outside_the_window_do_not_count():
     for _ in range(5):
         assert brake.died(productive=False) == 0.0
         clock.now += 301
+
+
+def test_deaths_by_somebody_elses_signal_count_little():
+    brake = Brake(5, 1e6, Clock())
+    assert all(brake.died(productive=False, weight=FROM_OUTSIDE) is not None for _ in range(79))
+    assert brake.died(productive=False, weight=FROM_OUTSIDE) is None
 
 
 def test_release_starts_over():

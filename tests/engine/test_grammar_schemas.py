@@ -1,7 +1,8 @@
 """Random schemas forced on real models: every completed answer is valid.
 
 The tiny model draws at random, so it goes everywhere; the starter model answers greedily, as a client would have it.
-Answers that are cut off at `max_tokens` prove nothing and are allowed; there must not be many.
+Answers that are cut off at `max_tokens` prove nothing; they must be the smaller part. (A model of 135M parameters, asked
+for any string or number, often repeats itself for ever.)
 
 PENSIEVED_TEST_SCHEMAS=500 draws 500 schemas, which takes a quarter of an hour on two cores; the default is a sample.
 """

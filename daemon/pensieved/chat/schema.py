@@ -136,9 +136,16 @@ def _cleaned(schema: Any, path: str) -> Any:
 
 
 def _bounded(schema: Schema) -> Schema:
-    """Integers with both limits, neither beyond `LARGEST`. Limits that are no numbers are left to be refused."""
+    """Integers with both limits, neither beyond `LARGEST`. Limits that are no numbers are left to be refused.
+
+    Multiples are treated alike. Other numbers stay as they are: llguidance's limits would exclude exponents, and a
+    model that knows Planck's constant could not write it.
+    """
     kinds = schema.get("type")
-    if kinds != "integer" and not (isinstance(kinds, list) and "integer" in kinds and "number" not in kinds):
+    several = kinds if isinstance(kinds, list) else [kinds]
+    if ("number" in several and "multipleOf" not in schema) or not {"integer", "number"} & set(
+        map(str, several)
+    ):
         return schema
     least, most = schema.get("minimum", -LARGEST), schema.get("maximum", LARGEST)
     if isinstance(least, int | float):

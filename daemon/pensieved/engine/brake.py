@@ -1,7 +1,8 @@
 """When to stop restarting: lives in a row that produced nothing, and the pause before the next.
 
 Restarting is right while it helps. A crash loop does not, and it hurts: each one leaks GPU memory on macOS until
-reboot, and the log fills. A life that produced a token was worth it and clears the count.
+reboot, and the log fills. A life that produced a token was worth it and clears the count; one that somebody else ended
+counts little, since the next may well go better.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from typing import TYPE_CHECKING
+
+from pensieved.engine.blame import OWN_DOING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +21,10 @@ LONGEST_PAUSE = 8.0
 
 
 class Brake:
-    """Counts unproductive lives.
+    """Counts unproductive lives, each by what its death weighs (see `blame`).
 
     Args:
-        limit: so many within `window` seconds, and it is over.
+        limit: so much within `window` seconds, and it is over.
         window: seconds within which such deaths count as in a row.
         clock: monotonic seconds.
     """
@@ -30,22 +33,22 @@ class Brake:
         self._limit = limit
         self._window = window
         self._clock = clock
-        self._deaths: deque[float] = deque()
+        self._deaths: deque[tuple[float, float]] = deque()  # when, and its weight
 
     def release(self) -> None:
         """Start over: a life was productive, or someone decided to try again."""
         self._deaths.clear()
 
-    def died(self, *, productive: bool) -> float | None:
+    def died(self, *, productive: bool, weight: float = OWN_DOING) -> float | None:
         """Seconds to pause before the next life, or None to give up."""
         if productive:
             self.release()
             return 0.0
         now = self._clock()
-        self._deaths.append(now)
-        while now - self._deaths[0] > self._window:
+        self._deaths.append((now, weight))
+        while now - self._deaths[0][0] > self._window:
             self._deaths.popleft()
-        count = len(self._deaths)
+        count = sum(weight for _, weight in self._deaths)
         if count >= self._limit:
             return None
-        return 0.0 if count == 1 else min(FIRST_PAUSE * 2 ** (count - 2), LONGEST_PAUSE)
+        return 0.0 if count <= OWN_DOING else min(FIRST_PAUSE * 2 ** (count - 2), LONGEST_PAUSE)

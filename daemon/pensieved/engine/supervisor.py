@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from pensieved.engine.blame import OWN_DOING
 from pensieved.engine.brake import Brake
 from pensieved.engine.client import EngineClient
 from pensieved.engine.launch import EngineConfig, discard_kernels, environment
@@ -227,12 +228,12 @@ class Engine:
         if ending.fault is not None and ending.fault.permanent:
             self._give_up(UnsupportedModelError(ending.fault.message))
         else:
-            self._restart(ending.reason, productive=life.productive)
+            self._restart(ending.reason, productive=life.productive, weight=ending.weight)
 
-    def _restart(self, reason: str, *, productive: bool) -> None:
-        pause = self._brake.died(productive=productive)
+    def _restart(self, reason: str, *, productive: bool, weight: float = OWN_DOING) -> None:
+        pause = self._brake.died(productive=productive, weight=weight)
         if pause is None:
-            what = f"The engine died {self._config.max_restarts} times in a row and produced nothing"
+            what = "The engine died again and again and produced nothing"
             self._give_up(EngineError(f"{what}; the last time: {reason}.", hint="The log has its output."))
             return
         with self._changed:
