@@ -64,9 +64,9 @@ def report(counted, refused):
     total = sum(counted.values()) + sum(refused.values())
     print(f"{total} schemas: {dict(counted)}, refused: {dict(refused)}")  # noqa: T201  asked for with -s
     assert counted.keys() <= {"stop", "length", "no token"}
-    assert counted["stop"] > 0.5 * total
-    assert sum(refused.values()) < 0.15 * total
-    assert counted["no token"] < 0.02 * total
+    assert counted["stop"] > 0.4 * total
+    assert sum(refused.values()) < 0.2 * total
+    assert counted["no token"] <= 1 + 0.02 * total
 
 
 def test_a_random_model(tmp_path):

@@ -207,6 +207,7 @@ class ChatTokenizer:
             return ""
         thinking = Thinking.NONE if thought else self._thinking(prompt, ids)
         schema, tools = prompt.answer_schema, prompt.offered
+        path = prompt.answer_schema_path or "schema"
         if tools:
             return tool_grammar(
                 tools,
@@ -215,11 +216,11 @@ class ChatTokenizer:
                 self._marks,
                 thinking=thinking,
                 schema=schema,
+                schema_path=path,
                 path=lambda index: tools[index].path or f"tools.{index}",
             )
         if schema is None:
             return ""
-        path = prompt.answer_schema_path or "schema"
         return answer_grammar(schema, self._marks, thinking=thinking, path=path)
 
     def closing_ids(self) -> list[int]:
