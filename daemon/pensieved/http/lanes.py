@@ -8,12 +8,13 @@ too, a little above what admission lets run and wait; the others are refused at 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pensieved.errors import RequestError, RequestErrorKind
+from pensieved.http.closing import ClosingBody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     import falcon
 
@@ -36,7 +37,7 @@ class Lanes:
         if environ["REQUEST_METHOD"] != "POST" or not self._enter(environ):
             return self._app(environ, start_response)
         try:
-            return _Body(self._app(environ, start_response), self._leave)
+            return ClosingBody(self._app(environ, start_response), self._leave)
         except BaseException:
             self._leave()
             raise
@@ -65,22 +66,3 @@ class LaneKeeper:
             raise RequestError(
                 RequestErrorKind.OVERLOADED, "Too many requests are being read at once.", retry_after=1
             )
-
-
-class _Body:
-    """The response's iterable; closing it frees the lane."""
-
-    def __init__(self, body: Iterable[bytes], leave: Any) -> None:
-        self._body = body
-        self._leave = leave
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._leave()

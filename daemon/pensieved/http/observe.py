@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pensieved.http.closing import ClosingBody
 from pensieved.http.record import ENVIRON_KEY, RequestRecord, request_id_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     Environ = dict[str, Any]
     StartResponse = Callable[..., Any]
@@ -42,28 +43,9 @@ class Observer:
         except BaseException:
             record.emit()
             raise
-        return _ObservedBody(body, record)
+        return ClosingBody(body, record.emit)
 
 
 def _printable(path: str) -> str:
     """A path that cannot move a terminal's cursor."""
     return "".join(character if character.isprintable() else "?" for character in path)
-
-
-class _ObservedBody:
-    """The response's iterable; closing it ends the request."""
-
-    def __init__(self, body: Iterable[bytes], record: RequestRecord) -> None:
-        self._body = body
-        self._record = record
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._record.emit()
