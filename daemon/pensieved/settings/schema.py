@@ -173,7 +173,9 @@ class EngineSettings(Section):
         600.0, gt=0, description="Longest time a model may take to load and warm up."
     )
     max_restarts: int = Field(
-        5, ge=1, description="Engine deaths in a row, none of which produced a token, before giving up."
+        5,
+        ge=1,
+        description="Engine crashes in a row, none after a token, before giving up; a kill from outside counts 1/16.",
     )
     restart_window: Duration = Field(300.0, description="Period within which such deaths count as in a row.")
 
