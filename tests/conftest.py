@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from pensieved.models.preparation import PreparedModel, PrepareRequest, find_prepared, prepare
 from pensieved.models.source import parse_source
 from pensieved.settings.schema import STARTER_MODEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """No test inherits the level or the sinks of one that ran a command in this process."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

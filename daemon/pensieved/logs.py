@@ -50,7 +50,6 @@ def configure_logging(level: str, log_format: LogFormat, file: LogFile | None = 
     structlog.configure(
         processors=[*_SHARED, _Writer(sinks)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers[:] = [_handler(sink) for sink in sinks]
