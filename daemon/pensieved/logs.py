@@ -52,7 +52,11 @@ def configure_logging(level: str, log_format: LogFormat, file: LogFile | None = 
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
     root = logging.getLogger()
+    before = root.handlers[:]
     root.handlers[:] = [_handler(sink) for sink in sinks]
+    for handler in before:  # configured anew while it runs: a file that is no longer wanted is closed
+        if isinstance(stream := getattr(handler, "stream", None), RotatingStream):
+            stream.close()
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
 
 

@@ -53,8 +53,11 @@ def test_everything_an_operator_wants_to_know():
         "progress": {"stage": "downloading", "detail": "", "done": 50, "total": 200, "rate": 1024.0, "eta": 30.0},
         "error": "Half of it.", "hint": "Wait.", "retry_at": now + 20.4,
         "model": {"name": "m", "source": "hf://a/m", "quantization": "4bit", "weight_bytes": 2**30, "new": 1},
-        "engine": {"pid": 9, "restarts": 1, "active_memory": 2**20, "cache_memory": 0},
-        "requests": {"running": 1, "queued": 2, "finished": 3, "failed": 4, "input_tokens": 5, "output_tokens": 6},
+        "engine": {"pid": 9, "restarts": 1, "resumed": 2, "active_memory": 2**20, "cache_memory": 0},
+        "requests": {"running": 1, "queued": 2, "finished": 3, "failed": 4, "input_tokens": 5, "output_tokens": 6, "refused": 7},
+        "speed": {"tokens_per_second": 41.26, "window": 10, "first_token_p50": 0.2, "first_token_p95": 1.314},
+        "memory": {"daemon": 2**26, "engine": 2**30},
+        "cache": {"dir": "/x", "size": 3 * 2**30, "free": 2**40},
         "a field of the future": None,
     }  # fmt: skip
     assert list(describe(standing(report=report)))[1:] == [
@@ -63,8 +66,11 @@ def test_everything_an_operator_wants_to_know():
         "reason    Half of it.",
         "to do     Wait.",
         "model     m (hf://a/m, 4bit, 1.0 GiB)",
-        "engine    pid 9, 1 restart, 1.0 MiB in use, 0 B kept for reuse",
-        "requests  1 running, 2 waiting, 3 answered, 4 failed; 5 tokens in, 6 out",
+        "engine    pid 9, 1 restart, 2 streams resumed, 1.0 MiB in use, 0 B kept for reuse",
+        "requests  1 running, 2 waiting, 3 answered, 4 failed, 7 sent away; 5 tokens in, 6 out",
+        "speed     41.3 tokens/s over the last 10s; first token after 0.20s, 95 % within 1.31s",
+        "memory    daemon 64.0 MiB, engine 1.0 GiB",
+        "cache     3.0 GiB on disk, 1.0 TiB free",
     ]
 
 

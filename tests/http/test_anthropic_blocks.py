@@ -272,12 +272,50 @@ def test_whole_characters_in_halves_are_fine(front):
     assert "🙂" in prompt_of(front)
 
 
-@pytest.mark.parametrize("place", ["metadata", "messages", "system"])
-def test_ten_thousand_levels(front, place):
-    deep = "[" * 10_000 + "]" * 10_000
-    messages = deep if place == "messages" else '[{"role": "user", "content": "x"}]'
-    extra = "" if place == "messages" else f', "{place}": {deep}'
-    body = f'{{"model": "tiny/model", "max_tokens": 5, "messages": {messages}{extra}}}'
-    response = front.request("POST", "/v1/messages", body.encode(), {"content-type": "application/json"})
+ARRAYS = "[" * 10_000 + "]" * 10_000
+OBJECTS = '{"a": ' * 10_000 + "1" + "}" * 10_000
+SCHEMA = '{"type": "object", "properties": {"n": ' * 5_000 + "{}" + "}}" * 5_000
+BLOCK = '[{"role": "user", "content": [{"type": "text", "text": "[{"}, %s]}]'
+
+
+@pytest.mark.parametrize(
+    ("field", "deep", "path"),
+    [
+        ("system", ARRAYS, "system.0"),
+        ("messages", ARRAYS, "messages.0"),
+        ("messages", BLOCK % ARRAYS, "messages.0.content.1"),
+    ],
+)
+def test_ten_thousand_levels_where_none_may_be(front, field, deep, path):
+    error = refusal_of(front, field, deep)
+    assert error["message"].startswith(f"{path}: Expected `object`, got `array`")
+
+
+@pytest.mark.parametrize(
+    ("field", "deep", "path"),
+    [
+        ("metadata", ARRAYS, "metadata"),
+        ("metadata", '{"1": 2, "3": ' + ARRAYS + "}", "metadata.3"),
+        (
+            "messages",
+            BLOCK % ('{"type": "tool_use", "id": "t", "name": "f", "input": ' + OBJECTS + "}"),
+            "messages.0.content.1.input",
+        ),
+        ("tools", '[{"name": "a"}, {"name": "f", "input_schema": ' + SCHEMA + "}]", "tools.1.input_schema"),
+        ("brand_new", OBJECTS, "brand_new"),
+    ],
+)
+def test_ten_thousand_levels(front, field, deep, path):
+    error = refusal_of(front, field, deep)
+    assert error["message"] == f"{path}: nested too deeply (more than 256 levels)"
+
+
+def refusal_of(front, field, deep):
+    fields = {"model": '"tiny/model"', "max_tokens": "5", "messages": '[{"role": "user", "content": "x"}]'}
+    body = ", ".join(f'"{key}": {value}' for key, value in (fields | {field: deep}).items())
+    response = front.request(
+        "POST", "/v1/messages", f"{{{body}}}".encode(), {"content-type": "application/json"}
+    )
     assert response.status == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
+    return response.json()["error"]

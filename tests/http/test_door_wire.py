@@ -199,14 +199,14 @@ def test_an_answer_under_way_is_not_given_up_for_newcomers(few):
 def test_requests_that_take_long_to_read_leave_threads_for_health(few, monkeypatch):
     """Counting tokens waits for no slot, so nothing but the lanes bounds how many threads it takes."""
     reading, done = threading.Semaphore(0), threading.Event()
-    encode = few.daemon.serving.text.encode_chat
+    count = few.daemon.serving.text.count_chat
 
     def slow(conversation, *args, **kwargs):
         reading.release()
         done.wait(30)
-        return encode(conversation, *args, **kwargs)
+        return count(conversation, *args, **kwargs)
 
-    monkeypatch.setattr(few.daemon.serving.text, "encode_chat", slow)
+    monkeypatch.setattr(few.daemon.serving.text, "count_chat", slow)
     counted = {"model": MODEL, "messages": question()["messages"]}
     with ThreadPoolExecutor(40) as pool:
         asked = [pool.submit(few.post, "/v1/messages/count_tokens", counted) for _ in range(40)]

@@ -94,7 +94,18 @@ def test_max_tokens(client):
 def test_max_tokens_zero_only_reads_the_prompt(front, client):
     message = client.messages.create(**ASK | {"max_tokens": 0})
     assert (message.content, message.stop_reason, message.usage.output_tokens) == ([], "max_tokens", 0)
-    assert front.engine.submitted == []
+    (submitted,) = front.engine.submitted
+    assert (len(submitted.prompt), submitted.max_tokens) == (message.usage.input_tokens, 1)
+    with client.messages.stream(**ASK | {"max_tokens": 0}) as stream:
+        assert stream.get_final_message().content == []
+    assert len(front.engine.submitted) == 2
+    assert front.admission.running == 0
+
+
+def test_reading_the_prompt_is_waited_for_and_can_fail(front, client):
+    front.engine.refusal = "not with this engine"
+    with pytest.raises(anthropic.BadRequestError, match="not with this engine"):
+        client.messages.create(**ASK | {"max_tokens": 0})
 
 
 def test_answer_that_fills_the_context(front, client):

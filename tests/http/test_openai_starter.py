@@ -137,6 +137,26 @@ def test_parse(client):
     assert isinstance(response.output_parsed, City)
 
 
+def test_logprobs_under_a_grammar_are_numbers(client):
+    ask = {"model": "local", "messages": [{"role": "user", "content": "Describe Paris."}], "temperature": 0}
+    answer = client.chat.completions.create(
+        **ask,
+        max_tokens=60,
+        logprobs=True,
+        top_logprobs=20,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "City", "schema": City.model_json_schema()},
+        },
+    )
+    tokens = answer.choices[0].logprobs.content
+    assert "".join(token.token for token in tokens) == answer.choices[0].message.content
+    assert all(-9999 <= token.logprob <= 0 for token in tokens)
+    assert all(-9999 < each.logprob <= 0 for token in tokens for each in token.top_logprobs)
+    # Where the grammar leaves little choice there are fewer than twenty: what it forbids is not among them.
+    assert min(len(token.top_logprobs) for token in tokens) < 20
+
+
 def test_json_object(client):
     answer = client.chat.completions.create(
         **ASK | {"max_tokens": 40}, temperature=0, response_format={"type": "json_object"}

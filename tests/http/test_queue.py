@@ -178,7 +178,9 @@ def test_a_request_in_the_queue_goes_to_the_model_that_came_meanwhile():
         asked = pool.submit(front.say, model="claude-x")
         wait_until(lambda: front.admission.queued == 1)
         front.engine.answer = lambda submit: ids_of(f"new {len(submit.prompt)}</s>")
+        old = front.daemon.serving
         front.daemon.serving = serving_model(front.engine, name="other", template="{{ messages[0].content }}")
+        old.users.close()
         ticket.leave()
         assert asked.result().json()["content"][0]["text"] == f"new {len(ids_of('Hello'))}"
 
@@ -247,3 +249,35 @@ def test_request_timeout(streamed):
         assert "server.request_timeout" in response.json()["error"]["message"]
         assert front.admission.wait_idle(5)
         wait_until(lambda: front.engine.cancelled)
+
+
+def test_more_slots_let_those_in_who_wait():
+    admission = Admission(1, 3)
+    tickets = [admission.enter() for _ in range(4)]
+    admission.resize(3, 0)
+    assert [ticket.wait(0) for ticket in tickets] == [True, True, True, False]
+    with pytest.raises(RequestError):
+        admission.enter()
+
+
+def test_fewer_slots_take_none_away_and_let_nobody_in_until_there_is_one():
+    admission = Admission(3, 3)
+    tickets = [admission.enter() for _ in range(4)]
+    admission.resize(1, 3)
+    assert admission.running == 3
+    for left, waits in ((0, True), (1, True), (2, False)):
+        tickets[left].leave()
+        assert tickets[3].wait(0) is not waits
+
+
+@pytest.mark.parametrize("ending", ["finished", "streamed", "client gone"])
+def test_an_answer_uses_its_model_from_its_beginning_to_its_end(ending):
+    with running_front(ENDLESS if ending == "client gone" else f"Paris.{END}") as front:
+        users = front.daemon.serving.users
+        if ending == "client gone":
+            with front.streaming() as names:
+                next(names)
+                wait_until(lambda: not users.wait_gone(0))
+        else:
+            front.say(stream=ending == "streamed")
+        assert users.wait_gone(10)

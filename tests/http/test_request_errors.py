@@ -196,7 +196,7 @@ def test_count_tokens_needs_no_max_tokens(front):
 
 
 def test_a_bug_of_ours_is_500_without_details(front, monkeypatch):
-    def broken(_conversation):
+    def broken(*_):
         raise KeyError("secret detail")
 
     monkeypatch.setattr(front.daemon.serving.text, "encode_chat", broken)
@@ -229,6 +229,16 @@ def test_a_bug_of_ours_within_a_stream_is_an_error_event(front, monkeypatch):
 def test_body_over_the_limit(front):
     body = json.dumps(question("x" * 1_000_001)).encode()
     check(front.request("POST", "/v1/messages", body, JSON), 413, "request_too_large", "server.max_body")
+
+
+@pytest.mark.parametrize("text", ["word ", "\n", "x = {}\n"])
+def test_what_is_far_too_long_is_refused_early(front, text):
+    long = question(text * (900_000 // len(text.encode()) // 2))
+    reply = front.post("/v1/messages", long)
+    check(reply, 400, "invalid_request_error", "prompt is too long: at least ", " tokens > 512 maximum")
+    del long["max_tokens"]
+    assert front.post("/v1/messages/count_tokens", long).json()["input_tokens"] > 512
+    assert front.engine.submitted[-1:] == [] or len(front.engine.submitted[-1].prompt) <= 512
 
 
 def test_nothing_is_left_running(front):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pensieved.chat.tokenizer import ChatTokenizer
+from pensieved.control.reload import ConfigReport
 from pensieved.control.serving import ServingModel
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.engine.client import EngineClient
@@ -142,6 +143,7 @@ class EngineFacts:
 
     pid: int | None = 4711
     restarts: int = 2
+    resumed: int = 1
     running: int = 0
     active_memory: int = 1000
     cache_memory: int = 10
@@ -155,10 +157,17 @@ class StandInDaemon:
     status: StatusBoard = field(default_factory=StatusBoard)
     started_at: float = field(default_factory=time.time)
     serving: ServingModel | None = None
+    engine: EngineFacts = field(default_factory=EngineFacts)
+
+    config_report: ConfigReport = field(default_factory=lambda: ConfigReport(path=None, read_at=0.0))
+
+    def reload(self) -> ConfigReport:
+        """As if nothing had changed."""
+        return self.config_report
 
     def engine_stats(self) -> EngineFacts | None:
         """As if an engine ran whenever a model serves."""
-        return EngineFacts() if self.serving else None
+        return self.engine if self.serving else None
 
 
 def manifest() -> Manifest:

@@ -57,7 +57,9 @@ def _clean(turn: Turn, drop: Sequence[re.Pattern[str]]) -> tuple[Turn, int]:
             parts.append(part)
             continue
         lines = part.text.split("\n")
-        kept = [line for line in lines if not any(pattern.fullmatch(line) for pattern in drop)]
+        # Many lines are the same, empty ones above all: each is looked at once.
+        volatile = {line for line in set(lines) if any(pattern.fullmatch(line) for pattern in drop)}
+        kept = [line for line in lines if line not in volatile] if volatile else lines
         dropped += len(lines) - len(kept)
         text = part.text if len(kept) == len(lines) else "\n".join(kept)
         parts += [TextPart(text)] if text.strip() or len(kept) == len(lines) else []

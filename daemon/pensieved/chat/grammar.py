@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from pensieved.chat.channels import ANSWER, NEXT, PREAMBLE
 from pensieved.chat.conversation import ToolMode
 from pensieved.chat.lark import Grammar, Marks, Thinking
 from pensieved.chat.schema import compiled
@@ -52,7 +53,7 @@ def answer_grammar(
         RequestError: INVALID, for a schema that cannot be enforced.
     """
     grammar = Grammar(marks)
-    grammar.rule("body", grammar.json("answer", compiled(schema, path)))
+    grammar.rule("body", grammar.answer(compiled(schema, path)))
     return grammar.text(thinking)
 
 
@@ -104,7 +105,7 @@ def tool_grammar(
             index, tools[index].name, compiled(tools[index].schema if held else ANY_OBJECT, path(index))
         )
     if schema is not None and not choice.forced:
-        answer = grammar.json("answer", compiled(schema, schema_path))
+        answer = grammar.answer(compiled(schema, schema_path))
         grammar.rule("body", f"{answer} | {calls.forced()}" if form.begin else answer)
     else:
         grammar.rule("body", calls.forced() if choice.forced else calls.free())
@@ -163,6 +164,9 @@ class _Calls:
     def free(self) -> str:
         """Text, in which whatever begins as a call is one."""
         form, grammar = self._form, self._grammar
+        if form.channels:  # messages, the last of which is an answer or a call
+            said = grammar.rule("said", f"{grammar.literal(PREAMBLE)} TEXT {grammar.literal(NEXT)}")
+            return f"{said}* ({grammar.literal(ANSWER)} TEXT | {self.forced()})"
         if not form.begin:  # a call is the whole answer, and an object is what tells it from text
             grammar.rule("TALK", r"/[ \n\t]*[^ \n\t{](.|\n)*/")
             return f"TALK? | {self.forced()}"

@@ -44,11 +44,13 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
         tokens: ids of the tokenizer's added tokens, special or not, by their text.
         think_begin: what opens a block of thinking.
         think_end: what closes it.
+        answer_begin: what stands before an answer that is no call.
     """
 
     tokens: Mapping[str, int] = {}
     think_begin: str = "<think>"
     think_end: str = "</think>"
+    answer_begin: str = ""
 
 
 class Grammar:
@@ -82,9 +84,15 @@ class Grammar:
 
     def until(self, name: str, text: str) -> str:
         """Anything up to and including the first `text`."""
-        token = self._marks.tokens.get(text)
         spelled = self.rule(f"{name}[lazy]", f"TEXT {_quoted(text)}")
-        return spelled if token is None else f"({spelled} | TEXT <[{token}]>)"
+        token = self._token.match(text) if self._token else None
+        if token is None:
+            return spelled
+        return f"({spelled} | TEXT <[{self._marks.tokens[token[0]]}]> {self.literal(text[token.end() :])})"
+
+    def answer(self, schema: Schema) -> str:
+        """An answer that is JSON."""
+        return f"{self.literal(self._marks.answer_begin)} {self.json('answer', schema)}"
 
     def text(self, thinking: Thinking) -> str:
         """The finished grammar of an answer that consists of the rule `body`, behind whatever may be thought."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pensieved.chat.detokenizer import Detokenizer
-    from pensieved.chat.thinking import ThinkingStage
-    from pensieved.chat.toolstage import ToolStage
 
 
 class Stage(Protocol):
@@ -31,6 +29,18 @@ class Stage(Protocol):
         """What was held back, now that nothing more will come."""
 
 
+class ReasoningStage(Stage, Protocol):
+    """A stage that tells reasoning from answer."""
+
+    inside: bool
+
+
+class CallingStage(Stage, Protocol):
+    """A stage that finds tool calls."""
+
+    over: bool
+
+
 class Segmenter:
     """Ids of one answer to its deltas.
 
@@ -38,7 +48,7 @@ class Segmenter:
         detokenizer: a fresh one.
         stops: stop strings; the answer ends before the first that is complete.
         thinking: for models that reason.
-        tools: where tools are offered.
+        tools: where tools are offered; the same stage as `thinking`, where one does both.
         thinking_budget: ids of reasoning after which `overthought` is true.
 
     Attributes:
@@ -52,8 +62,8 @@ class Segmenter:
         detokenizer: Detokenizer,
         stops: Iterable[str] = (),
         *,
-        thinking: ThinkingStage | None = None,
-        tools: ToolStage | None = None,
+        thinking: ReasoningStage | None = None,
+        tools: CallingStage | None = None,
         thinking_budget: int | None = None,
     ) -> None:
         self._detokenizer = detokenizer
@@ -62,7 +72,9 @@ class Segmenter:
         self._tools = tools
         self._scanner = StopScanner(StopStrings(strings)) if strings else None
         stages: tuple[Stage | None, ...] = (thinking, tools, self._scanner)
-        self._stages: tuple[Stage, ...] = tuple(stage for stage in stages if stage is not None)
+        self._stages: tuple[Stage, ...] = tuple(
+            stage for stage in dict.fromkeys(stages) if stage is not None
+        )
         self._budget = thinking_budget
         self.ids: list[int] = []
         self.calls = 0

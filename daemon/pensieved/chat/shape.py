@@ -15,15 +15,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pensieved.chat.conversation import Role, Turn, merge_turns, text_turn
-from pensieved.chat.toolshape import (
-    ToolShape,
-    bend_tools,
-    content,
-    plain_turns,
-    probe_tools,
-    tool_messages,
-)
+from pensieved.chat.channels import ANSWER
+from pensieved.chat.conversation import SEPARATOR, Role, Turn, merge_turns, text_turn
+from pensieved.chat.toolprobe import probe_tools
+from pensieved.chat.toolshape import ToolShape, bend_tools, content, plain_turns, tool_messages
 from pensieved.errors import RequestError
 
 if TYPE_CHECKING:
@@ -45,6 +40,7 @@ class TemplateShape(msgspec.Struct, frozen=True, kw_only=True):
     )
     inner_system: bool
     leading_assistant: bool
+    channels: bool  # answers are written in channels (gpt-oss)
     tools: ToolShape | None  # None: tools must be described as text
 
 
@@ -59,6 +55,7 @@ def probe(template: ChatTemplate, tool_parser: str = "") -> TemplateShape:
         prefill_after_system=leading_system and _keeps(template, "sua", as_parts=as_parts),
         inner_system=all(_keeps(template, shape, as_parts=as_parts) for shape in inner),
         leading_assistant=_keeps(template, "au", as_parts=as_parts),
+        channels=_channels(template, as_parts=as_parts),
         tools=probe_tools(template, tool_parser, as_parts=as_parts),
     )
 
@@ -83,7 +80,17 @@ def _messages(turn: Turn, shape: TemplateShape, numbers: dict[str, str]) -> list
         messages = [_message(turn, as_parts=shape.content_as_parts)]
     if turn.thinking and turn.role is Role.ASSISTANT:  # templates that do not know it pass over it
         messages[0]["reasoning_content"] = turn.thinking
+        if shape.channels:
+            messages[0] |= _reasoned(turn, shape)
     return messages
+
+
+def _reasoned(turn: Turn, shape: TemplateShape) -> Message:
+    """Reasoning by the name it has with gpt-oss, whose template takes no text beside it in a turn that calls."""
+    if not turn.calls:
+        return {"thinking": turn.thinking}
+    thinking = SEPARATOR.join(text for text in (turn.thinking, turn.text) if text)
+    return {"thinking": thinking, "content": content("", as_parts=shape.content_as_parts)}
 
 
 def _fold_system(turns: Sequence[Turn], shape: TemplateShape) -> list[Turn]:
@@ -104,6 +111,15 @@ def _fold_system(turns: Sequence[Turn], shape: TemplateShape) -> list[Turn]:
 
 def _message(turn: Turn, *, as_parts: bool) -> Message:
     return {"role": turn.role.value, "content": content(turn.text, as_parts=as_parts)}
+
+
+def _channels(template: ChatTemplate, *, as_parts: bool) -> bool:
+    said = [text_turn(Role.USER, "probe question"), text_turn(Role.ASSISTANT, "probe answer")]
+    try:
+        text = template.render([_message(turn, as_parts=as_parts) for turn in said], answer=False)
+    except RequestError:
+        return False
+    return f"{ANSWER}probe answer" in text
 
 
 def _keeps(template: ChatTemplate, letters: str, *, as_parts: bool) -> bool:

@@ -1,6 +1,6 @@
 """Reading calls whose arguments stand between tags, one by one.
 
-The formats differ in their tags only (`_TAGS`). Values are text: what they mean follows from the tool's schema.
+The formats differ in their tags only (`tags`). Values are text: what they mean follows from the tool's schema.
 A value that can only be a string goes out while it is written; others are short, and go out when complete.
 Line breaks next to the tags belong to the tags, other whitespace to the value: it may be Python code.
 """
@@ -11,110 +11,25 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from pensieved.chat.callfeed import tail_that_begins
 from pensieved.chat.jsonscan import MalformedError
+from pensieved.chat.tags import TAGS
 from pensieved.chat.values import meant, only_text, written_json
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from pensieved.chat.callfeed import CallWriter, Feed, Reading
+    from pensieved.chat.tags import Tags
 
 _LONGEST_TAG = 1000
-
-
-class _Tags(msgspec.Struct, frozen=True, kw_only=True):
-    """One format's tags. Patterns match whole tags, up to and with `close`, the text that ends each tag."""
-
-    section: str = ""  # what the section begins with, where that is no call yet
-    section_end: str = ""
-    call: str  # holds the group `name`
-    call_end: str
-    argument: str  # holds the group `key`, and perhaps `type`
-    argument_end: str
-    close: str = ">"
-    pair: tuple[str, str] = ("", "")  # the key stands between these, and `argument` is what follows
-    cdata: bool = False
-    json_block: str = ""  # a tag after which all arguments stand as one JSON object
-
-
-def _quoted(group: str) -> str:
-    return rf"""["']?(?P<{group}>[^"'>]+)["']?"""
-
-
-_GLM = _Tags(
-    section="<tool_call>",
-    section_end="</tool_call>",
-    call=r"\s*(?P<name>[^<>]+?)\s*",
-    call_end="</tool_call>",
-    argument="<arg_value>",
-    argument_end="</arg_value>",
-    pair=("<arg_key>", "</arg_key>"),
-)
-
-_TAGS = {
-    "qwen3_coder": _Tags(
-        section="<tool_call>",
-        section_end="</tool_call>",
-        call=r"<function=\s*(?P<name>[^<>\s]+)\s*>",
-        call_end="</function>",
-        argument=r"<parameter=\s*(?P<key>[^<>]+?)\s*>",
-        argument_end="</parameter>",
-    ),
-    "minimax_m2": _Tags(
-        section="<minimax:tool_call>",
-        section_end="</minimax:tool_call>",
-        call=rf"<invoke\s+name={_quoted('name')}\s*>",
-        call_end="</invoke>",
-        argument=rf"<parameter\s+name={_quoted('key')}\s*>",
-        argument_end="</parameter>",
-    ),
-    "minicpm5": _Tags(
-        call=rf"<function\s+name={_quoted('name')}\s*>",
-        call_end="</function>",
-        argument=rf"<param\s+name={_quoted('key')}\s*>",
-        argument_end="</param>",
-        cdata=True,
-    ),
-    "muse_spark": _Tags(
-        section="<atem:function_calls>",
-        section_end="</atem:function_calls>",
-        call=rf"<atem:invoke\b[^>]*?\bname={_quoted('name')}\s*>",
-        call_end="</atem:invoke>",
-        argument=rf"<atem:parameter\b[^>]*?\bname={_quoted('key')}[^>]*>",
-        argument_end="</atem:parameter>",
-    ),
-    "kimi_k3": _Tags(
-        section="<|open|>tools<|sep|>",
-        section_end="<|close|>tools<|sep|>",
-        call=r'<\|open\|>call\b.*?\btool="(?P<name>[^"]+)".*?<\|sep\|>',
-        call_end="<|close|>call<|sep|>",
-        argument=r'<\|open\|>argument\b.*?\bkey="(?P<key>[^"]*)"(.*?\btype="(?P<type>[^"]*)")?.*?<\|sep\|>',
-        argument_end="<|close|>argument<|sep|>",
-        close="<|sep|>",
-        json_block=r"<\|open\|>json\b.*?<\|sep\|>",
-    ),
-    "glm47": _GLM,
-    "laguna": _GLM,
-    "longcat": _Tags(
-        section="<longcat_tool_call>",
-        section_end="</longcat_tool_call>",
-        call=_GLM.call,
-        call_end="</longcat_tool_call>",
-        argument="<longcat_arg_value>",
-        argument_end="</longcat_arg_value>",
-        pair=("<longcat_arg_key>", "</longcat_arg_key>"),
-    ),
-}
 
 
 def read_tagged_calls(
     feed: Feed, write: CallWriter, parser: str, schemas: Mapping[str, Mapping[str, Any]]
 ) -> Reading:
     """One section. `schemas`: for each tool, those of its arguments."""
-    tags = _TAGS[parser]
+    tags = TAGS[parser]
     reader = _Reader(feed, write, tags, schemas)
     yield from feed.literal(tags.section)
     if tags.pair[0]:
@@ -131,7 +46,7 @@ def read_tagged_calls(
 
 class _Reader:
     def __init__(
-        self, feed: Feed, write: CallWriter, tags: _Tags, schemas: Mapping[str, Mapping[str, Any]]
+        self, feed: Feed, write: CallWriter, tags: Tags, schemas: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._feed = feed
         self._write = write
@@ -161,9 +76,7 @@ class _Reader:
             argument = re.fullmatch(self._tags.argument, tag, re.DOTALL)
             if argument is None:
                 raise MalformedError("an argument begins with its key")
-            groups = argument.groupdict()
-            declared = {"type": groups["type"]} if groups.get("type") else None
-            yield from self._argument(groups["key"], declared)
+            yield from self._argument(argument["key"], _declared(argument.groupdict()))
         self._end()
 
     def pairs(self) -> Reading:
@@ -251,6 +164,13 @@ class _Reader:
     def _give(self, text: str) -> None:
         if text:
             self._write.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
+
+
+def _declared(groups: Mapping[str, str | None]) -> Mapping[str, Any] | None:
+    """What the tag itself says of the argument's type, in a schema's words."""
+    if groups.get("string") == "true":
+        return {"type": "string"}
+    return {"type": groups["type"]} if groups.get("type") else None
 
 
 def _unbroken(raw: str) -> str:

@@ -8,7 +8,8 @@ forced, such a model is made to write `GENERIC` instead, because only JSON can b
 
 `begin`, `end` and the pieces may contain special tokens of the model's vocabulary (``[TOOL_CALLS]``).
 
-The parser names are those of mlx-lm's `tool_parsers`, which infers one for each model when it is prepared.
+The parser names are those of mlx-lm's `tool_parsers`, which infers one for each model when it is prepared, and our own
+for formats that it does not know: those are recognised by what a template writes (`toolprobe`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
         name_key: key of the name, where a call is a JSON object.
         arguments_key: key of the arguments, where a call is a JSON object.
         array: the calls are items of one JSON array.
+        channels: text, too, is written in messages with headers.
         marks: other texts that the notation may hold and that may be special tokens.
     """
 
@@ -60,6 +62,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     name_key: str = "name"
     arguments_key: str = "arguments"
     array: bool = False
+    channels: bool = False
     marks: tuple[str, ...] = ()
 
     @property
@@ -131,6 +134,48 @@ _KIMI_K2 = ToolFormat(
 )
 
 
+def deepseek(token: str) -> str:
+    """DeepSeek's spelling: fullwidth bars (U+FF5C), and blocks (U+2581) for underscores."""
+    return token.translate({ord("|"): "\uff5c", ord("_"): "\u2581"})
+
+
+DSML = "\uff5cDSML\uff5c"
+"""What each of DeepSeek V3.2's tags begins with."""
+
+_DEEPSEEK_V3 = ToolFormat(
+    parser="deepseek_v3",
+    style=Style.HEADER,
+    begin=deepseek("<|tool_calls_begin|>"),
+    end=deepseek("<|tool_calls_end|>"),
+    wrapped=False,
+    before=deepseek("<|tool_call_begin|>function<|tool_sep|>"),
+    middle="\n```json\n",
+    after="\n```" + deepseek("<|tool_call_end|>"),
+)
+_DEEPSEEK_V31 = ToolFormat(
+    parser="deepseek_v31",
+    style=Style.HEADER,
+    begin=deepseek("<|tool_calls_begin|>"),
+    end=deepseek("<|tool_calls_end|>"),
+    wrapped=False,
+    before=deepseek("<|tool_call_begin|>"),
+    middle=deepseek("<|tool_sep|>"),
+    after=deepseek("<|tool_call_end|>"),
+    separator="",
+)
+HARMONY = ToolFormat(
+    parser="harmony",
+    style=Style.HEADER,
+    begin="<|channel|>commentary to=functions.",
+    before="",
+    middle=" <|constrain|>json<|message|>",
+    after="",
+    separator="<|end|><|start|>assistant",
+    channels=True,
+)
+"""gpt-oss: a call is a message of its own, among those of other channels (`channels` reads them all)."""
+
+
 def _tagged(parser: str, begin: str, end: str) -> ToolFormat:
     return ToolFormat(parser=parser, style=Style.TAGGED, begin=begin, end=end)
 
@@ -147,6 +192,9 @@ FORMATS: dict[str, ToolFormat] = {
         _MISTRAL_HEADER,
         _LLAMA3,
         _KIMI_K2,
+        _DEEPSEEK_V3,
+        _DEEPSEEK_V31,
+        _tagged("deepseek_dsml", f"<{DSML}function_calls>", f"</{DSML}function_calls>"),
         _tagged("qwen3_coder", "<tool_call>", "</tool_call>"),
         _tagged("glm47", "<tool_call>", "</tool_call>"),
         _tagged("laguna", "<tool_call>", "</tool_call>"),
@@ -160,4 +208,4 @@ FORMATS: dict[str, ToolFormat] = {
         _closed("function_gemma", "<start_function_call>", "<end_function_call>", "<escape>"),
     )
 }
-"""All formats by parser name."""
+"""Formats of calls that stand in the answer's text, by parser name."""

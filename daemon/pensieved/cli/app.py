@@ -9,6 +9,7 @@ import typer
 
 from pensieved import __version__
 from pensieved.cli.claude import PASSED_ON, claude
+from pensieved.cli.doctor import doctor
 from pensieved.cli.models import app as models
 from pensieved.cli.run import run
 from pensieved.cli.service import register
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(run)
 app.command(context_settings=PASSED_ON)(claude)
 register(app)
+app.command()(doctor)
 app.add_typer(models, name="models", help="List, fetch, check and remove prepared models.")
 
 

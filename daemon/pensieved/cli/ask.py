@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pensieved.control.reload import ConfigReport
+from pensieved.control.status import Upcoming
 from pensieved.models.progress import Progress
 from pensieved.settings.keys import api_keys
 
@@ -37,6 +39,7 @@ class EngineReport(msgspec.Struct, frozen=True):
 
     pid: int | None = None
     restarts: int = 0
+    resumed: int = 0
     active_memory: int = 0
     cache_memory: int = 0
 
@@ -46,10 +49,34 @@ class RequestsReport(msgspec.Struct, frozen=True):
 
     running: int = 0
     queued: int = 0
+    refused: int = 0
     finished: int = 0
     failed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+class SpeedReport(msgspec.Struct, frozen=True):
+    """Lately: tokens a second, over `window` seconds; times to the first token in seconds."""
+
+    tokens_per_second: float = 0.0
+    window: float = 0.0
+    first_token_p50: float | None = None
+    first_token_p95: float | None = None
+
+
+class MemoryReport(msgspec.Struct, frozen=True):
+    """Resident memory of the processes, in bytes."""
+
+    daemon: int = 0
+    engine: int | None = None
+
+
+class CacheReport(msgspec.Struct, frozen=True):
+    """What prepared models take on disk, and what is left there, in bytes."""
+
+    size: int = 0
+    free: int | None = None
 
 
 class DaemonReport(msgspec.Struct, frozen=True):
@@ -65,9 +92,14 @@ class DaemonReport(msgspec.Struct, frozen=True):
     error: str | None = None
     hint: str | None = None
     retry_at: float | None = None
+    upcoming: Upcoming | None = None
+    config: ConfigReport | None = None
     model: ModelReport | None = None
     engine: EngineReport | None = None
     requests: RequestsReport | None = None
+    speed: SpeedReport | None = None
+    memory: MemoryReport | None = None
+    cache: CacheReport | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -108,20 +140,27 @@ def local_url(host: str, port: int) -> str:
 
 def ask(address: Address) -> Answer | None:
     """What the daemon there says; None where none answers, or something else does."""
-    status, body = _get(address, "/v1/status")
+    status, body = _fetch(address, "/v1/status")
     if status != _OK:
         return None
     try:
         report = msgspec.json.decode(body, type=DaemonReport)
     except msgspec.MsgspecError:
         return None
-    return Answer(report, msgspec.Raw(body), _get(address, "/ready")[0] == _OK)
+    return Answer(report, msgspec.Raw(body), _fetch(address, "/ready")[0] == _OK)
 
 
-def _get(address: Address, path: str) -> tuple[int, bytes]:
+def reload_config(address: Address) -> ConfigReport | None:
+    """Have the daemon there read its configuration again; None where none answers."""
+    status, body = _fetch(address, "/v1/reload", method="POST")
+    return msgspec.json.decode(body, type=ConfigReport) if status == _OK else None
+
+
+def _fetch(address: Address, path: str, method: str = "GET") -> tuple[int, bytes]:
     """Status and body; status 0 where nobody answers."""
     headers = {"x-api-key": address.key} if address.key else {}
-    request = urllib.request.Request(address.url + path, headers=headers)  # noqa: S310  always http://
+    url = address.url + path
+    request = urllib.request.Request(url, headers=headers, method=method)  # noqa: S310  always http://
     try:
         with _direct.open(request, timeout=_TIMEOUT) as response:
             return response.status, response.read()

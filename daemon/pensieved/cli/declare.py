@@ -20,6 +20,8 @@ from pensieved.settings.edit import changed_text, read_text
 from pensieved.settings.load import ENV_PREFIX, settings_from
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pensieved.service.agent import Agent
     from pensieved.service.environment import AgentEnvironment
     from pensieved.service.launchctl import Job
@@ -115,8 +117,13 @@ def guarded_paths(declaration: Declaration) -> list[Path]:
     source = parse_source(settings.model.url, settings.model.revision)
     paths = [declaration.agent.config, settings.cache.dir]
     paths += [Path(source.path)] if isinstance(source, FolderSource | GgufSource) else []
-    guarded = [Path("/Volumes"), *(Path.home() / name for name in _GUARDED)]
-    return [path for path in paths if any(path.is_relative_to(folder) for folder in guarded)]
+    return guarded(paths)
+
+
+def guarded(paths: Iterable[Path]) -> list[Path]:
+    """Those of `paths` that lie where macOS asks a person before a program may read."""
+    folders = [Path("/Volumes"), *(Path.home() / name for name in _GUARDED)]
+    return [path for path in paths if any(path.is_relative_to(folder) for folder in folders)]
 
 
 def _lasting(url: str) -> str:

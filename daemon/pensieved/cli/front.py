@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,6 +16,7 @@ from pensieved.cli.announce import announce_phases
 from pensieved.cli.ask import Address, address_of, local_url
 from pensieved.cli.signals import EndSignals
 from pensieved.cli.tryit import curl_line
+from pensieved.control.limits import max_concurrent
 from pensieved.http.admission import Admission
 from pensieved.http.app import create_app
 from pensieved.http.door import Door
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import socket
 
     from pensieved.control.daemon import Daemon
+    from pensieved.settings import Settings
 
 log = structlog.get_logger()
 
@@ -45,7 +48,8 @@ def serve_until_signal(daemon: Daemon, listener: socket.socket) -> None:
         door=door,
     )
     announce_phases(daemon.status)
-    with EndSignals() as signals:
+    daemon.configuration.subscribe(partial(_resize, admission, http, door))
+    with EndSignals(daemon.reload) as signals:
         front = threading.Thread(target=_run, args=(http, signals), name="http")
         front.start()
         try:
@@ -60,6 +64,14 @@ def serve_until_signal(daemon: Daemon, listener: socket.socket) -> None:
         finally:
             http.close()
             front.join()
+
+
+def _resize(admission: Admission, http: HttpServer, door: Door, settings: Settings) -> None:
+    """Bring into force what the front knows of the settings."""
+    server = settings.server
+    admission.resize(max_concurrent(server), server.max_queued)
+    http.resize(threads_for(admission.max_concurrent, admission.max_queued))
+    door.update(server)
 
 
 def _run(http: HttpServer, signals: EndSignals) -> None:

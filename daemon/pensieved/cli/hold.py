@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from pensieved.cli.signals import EndSignals
+from pensieved.control.reload import ConfigReport
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.errors import PensievedError
 from pensieved.http.admission import Admission
@@ -53,6 +54,16 @@ class HeldDaemon:
 
     def engine_stats(self) -> None:
         """There is no engine."""
+
+    @property
+    def config_report(self) -> ConfigReport:
+        """Nothing is in force: what is wrong is looked at again every second."""
+        now = self.status.current
+        return ConfigReport(path=None, read_at=time.time(), error=now.error, hint=now.hint)
+
+    def reload(self) -> ConfigReport:
+        """Says what still is wrong."""
+        return self.config_report
 
     def fail(self, error: PensievedError) -> None:
         """Say why; once for each reason."""

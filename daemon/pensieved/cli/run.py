@@ -17,8 +17,10 @@ from pensieved.http.door import check_exposure
 from pensieved.http.listen import bind
 from pensieved.logs import configure_logging
 from pensieved.models.source import parse_source
-from pensieved.settings import Settings, load_settings
+from pensieved.settings import Settings
+from pensieved.settings.origin import ConfigOrigin
 from pensieved.settings.paths import launchd_label
+from pensieved.settings.schema import LoggingSettings
 
 Flag = typer.Option
 
@@ -43,8 +45,9 @@ def run(
         "cache": {"dir": cache_dir},
         "logging": {"level": log_level},
     }
+    origin = ConfigOrigin(flags, config)
     try:
-        serve(load_settings(flags, config))
+        serve(origin.load(), origin)
     except PensievedError as error:
         if launchd_label() is None:
             raise
@@ -56,15 +59,18 @@ def run(
     hold(failure, flags, config)
 
 
-def serve(settings: Settings) -> None:
-    """Run the daemon until a signal; returns when no process of it is left."""
-    parse_source(settings.model.url, settings.model.revision)
-    configure_logging(
-        settings.logging.level, settings.logging.format, settings.logging.destination(launchd_label())
-    )
-    check_exposure(settings.server)
+def serve(settings: Settings, origin: ConfigOrigin | None = None) -> None:
+    """Run the daemon until a signal; returns when no process of it is left.
+
+    Args:
+        settings: as read from `origin`.
+        origin: where to read them again, when they change; None: they never do.
+    """
+    check(settings)
+    _log_as(settings.logging)
     listener = bind(settings.server.host, settings.server.port)
-    daemon = Daemon(settings)
+    daemon = Daemon(settings, origin, check)
+    daemon.configuration.subscribe(_Relog(settings.logging))
     daemon.prestart()
     try:
         from pensieved.cli.front import serve_until_signal  # noqa: PLC0415  after the engine began to import MLX
@@ -72,3 +78,25 @@ def serve(settings: Settings) -> None:
         serve_until_signal(daemon, listener)
     finally:
         daemon.stop()
+
+
+def check(settings: Settings) -> None:
+    """What makes settings unfit that are valid by themselves. Raises UsageError."""
+    parse_source(settings.model.url, settings.model.revision)
+    check_exposure(settings.server)
+
+
+def _log_as(settings: LoggingSettings) -> None:
+    configure_logging(settings.level, settings.format, settings.destination(launchd_label()))
+
+
+class _Relog:
+    """Changes the log while the daemon runs, where the settings of it have changed."""
+
+    def __init__(self, settings: LoggingSettings) -> None:
+        self._now = settings
+
+    def __call__(self, settings: Settings) -> None:
+        if settings.logging != self._now:
+            self._now = settings.logging
+            _log_as(self._now)

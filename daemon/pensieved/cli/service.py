@@ -13,6 +13,7 @@ from pensieved.cli.config import app as config
 from pensieved.cli.install import install
 from pensieved.cli.logs import logs
 from pensieved.cli.purge import purge_agent
+from pensieved.cli.reload import reload
 from pensieved.cli.status import status
 from pensieved.cli.waiting import Wait
 from pensieved.service.agent import find_agent, installed_plist
@@ -29,7 +30,16 @@ NoWait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is
 
 def register(app: typer.Typer) -> None:
     """Put these commands on the root command."""
-    commands: list[Callable[..., None]] = [install, uninstall, start, stop, restart, status, logs]
+    commands: list[Callable[..., None]] = [
+        install,
+        uninstall,
+        start,
+        stop,
+        restart,
+        reload,
+        status,
+        logs,
+    ]
     for command in commands:
         app.command(rich_help_panel=PANEL)(command)
     app.add_typer(config, name="config", help="Show, check and edit the configuration.")

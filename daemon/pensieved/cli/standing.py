@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pensieved.cli.agents import agent_settings, listening_ports
@@ -31,6 +31,7 @@ class Standing:
         url: where the daemon is, or should be; None where the TOML does not say.
         answer: the daemon's, or None.
         problems: what somebody should mend, a sentence each.
+        key: one that the daemon lets in, where it asks for one.
     """
 
     agent: Agent
@@ -41,6 +42,7 @@ class Standing:
     url: str | None
     answer: Answer | None
     problems: list[str]
+    key: str | None = field(default=None, repr=False)
 
     @property
     def ready(self) -> bool:
@@ -81,7 +83,8 @@ def look(label: str) -> Standing:
     except ConfigError as error:
         found.append(str(error))
     url, answer = _reach(address, job)
-    return Standing(agent, launchctl.exists, agent.plist.exists(), switched_off, job, url, answer, found)
+    key = address.key if address else None
+    return Standing(agent, launchctl.exists, agent.plist.exists(), switched_off, job, url, answer, found, key)
 
 
 def _lint(plist: dict[str, object] | None) -> list[str]:

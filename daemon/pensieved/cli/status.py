@@ -60,7 +60,30 @@ def describe(standing: Standing) -> Iterator[str]:
         yield f"reason    {report.error}"
     if report.hint:
         yield f"to do     {report.hint}"
+    if coming := report.upcoming:
+        words = [
+            coming.model,
+            coming.phase,
+            coming.detail,
+            _progress(coming.progress) if coming.progress else "",
+        ]
+        yield f"next      {' '.join(word for word in words if word)}"
+    yield from _config(report)
     yield from _serving(report)
+
+
+def _config(report: DaemonReport) -> Iterator[str]:
+    """What came of the latest change of the configuration."""
+    config = report.config
+    if config is None:
+        return
+    if config.error:
+        yield f"config    refused: {config.error}"
+    if config.changes and config.changed_at is not None:
+        keys = "; ".join(f"{change.key} {change.effect.words}" for change in config.changes)
+        yield f"config    {format_duration(max(0.0, time.time() - config.changed_at))} ago: {keys}"
+    if config.waiting:
+        yield f"config    waits for `pensieved restart`: {', '.join(config.waiting)}"
 
 
 def _phase(report: DaemonReport) -> str:
@@ -96,15 +119,36 @@ def _serving(report: DaemonReport) -> Iterator[str]:
         yield f"model     {model.name} ({', '.join(fact for fact in facts if fact)})"
     if engine := report.engine:
         pid = f"pid {engine.pid}" if engine.pid else "no process"
-        memory = (
-            f"{format_size(engine.active_memory)} in use, {format_size(engine.cache_memory)} kept for reuse"
-        )
-        yield f"engine    {pid}, {_times(engine.restarts, 'restart')}, {memory}"
+        facts = [pid, _times(engine.restarts, "restart")]
+        facts += [f"{_times(engine.resumed, 'stream')} resumed"] if engine.resumed else []
+        facts += [
+            f"{format_size(engine.active_memory)} in use",
+            f"{format_size(engine.cache_memory)} kept for reuse",
+        ]
+        yield f"engine    {', '.join(facts)}"
     if requests := report.requests:
+        refused = f", {requests.refused} sent away" if requests.refused else ""
         yield (
             f"requests  {requests.running} running, {requests.queued} waiting, {requests.finished} answered, "
-            f"{requests.failed} failed; {requests.input_tokens} tokens in, {requests.output_tokens} out"
+            f"{requests.failed} failed{refused}; {requests.input_tokens} tokens in, {requests.output_tokens} out"
         )
+    yield from _vitals(report)
+
+
+def _vitals(report: DaemonReport) -> Iterator[str]:
+    if speed := report.speed:
+        words = f"{speed.tokens_per_second:.1f} tokens/s over the last {format_duration(speed.window)}"
+        if speed.first_token_p50 is not None and speed.first_token_p95 is not None:
+            words += (
+                f"; first token after {speed.first_token_p50:.2f}s, 95 % within {speed.first_token_p95:.2f}s"
+            )
+        yield f"speed     {words}"
+    if memory := report.memory:
+        engine = f", engine {format_size(memory.engine)}" if memory.engine is not None else ""
+        yield f"memory    daemon {format_size(memory.daemon)}{engine}"
+    if cache := report.cache:
+        free = f", {format_size(cache.free)} free" if cache.free is not None else ""
+        yield f"cache     {format_size(cache.size)} on disk{free}"
 
 
 def _times(count: int, what: str) -> str:

@@ -7,54 +7,82 @@ from typing import TYPE_CHECKING
 
 from pensieved.control.limits import max_concurrent
 from pensieved.control.reconcile import Reconciler
+from pensieved.control.reload import Configuration
 from pensieved.control.status import Phase, StatusBoard
-from pensieved.engine.supervisor import Engine, EngineConfig
+from pensieved.control.succession import Succession
+from pensieved.control.watch import FileWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pensieved.control.reload import ConfigReport
     from pensieved.control.serving import ServingModel
-    from pensieved.engine.supervisor import EngineState, EngineStats
+    from pensieved.engine.supervisor import EngineStats
     from pensieved.settings import Settings
+    from pensieved.settings.origin import ConfigOrigin
 
 
 class Daemon:
-    """Settings, status, engine and reconcile loop; the HTTP app serves from it."""
+    """Settings, status, models and reconcile loop; the HTTP app serves from it.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    Args:
+        settings: as read at the start.
+        origin: where they were read; None: they stay as they are.
+        check: raises what forbids settings that are valid by themselves.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        origin: ConfigOrigin | None = None,
+        check: Callable[[Settings], None] = lambda _: None,
+    ) -> None:
         self.status = StatusBoard()
         self.started_at = time.time()
-        self.max_concurrent = max_concurrent(settings.server)
-        engine = settings.engine
-        self.engine = Engine(
-            EngineConfig(
-                device=engine.device,
-                prefill_chunk=engine.prefill_chunk,
-                hang_timeout=engine.hang_timeout,
-                load_timeout=engine.load_timeout,
-                max_restarts=engine.max_restarts,
-                restart_window=engine.restart_window,
-                cache_dir=settings.cache.dir,
-            ),
-            self._on_engine_state,
-        )
-        self._reconciler = Reconciler(settings, self.engine, self.status, self.max_concurrent)
+        self.configuration = Configuration(settings, origin, check)
+        self._succession = Succession(self.status)
+        self._reconciler = Reconciler(settings, self._succession)
+        self._watch = FileWatch(lambda: origin.files(self.settings), self.reload) if origin else None
+        self.configuration.subscribe(self._reconciler.want)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.configuration.current
+
+    @property
+    def max_concurrent(self) -> int:
+        """Requests that decode together."""
+        return max_concurrent(self.settings.server)
 
     @property
     def serving(self) -> ServingModel | None:
         """The resident model, or None while there is none."""
-        return self._reconciler.serving
+        return self._succession.serving
 
-    def engine_stats(self) -> EngineStats:
+    def engine_stats(self) -> EngineStats | None:
         """The engine process at this moment."""
-        return self.engine.stats
+        engine = self._succession.engine
+        return engine.stats if engine is not None else None
+
+    def reload(self) -> ConfigReport:
+        """Read the configuration again; says key by key what came of it."""
+        return self.configuration.reload()
+
+    @property
+    def config_report(self) -> ConfigReport:
+        """What the latest reading of the configuration brought."""
+        return self.configuration.report
 
     def prestart(self) -> None:
         """Start the engine process, which imports MLX while this process does other things."""
-        self.engine.start()
+        self._succession.prestart(self.settings)
 
     def start(self) -> None:
-        """Begin to reconcile."""
+        """Begin to reconcile, and to watch the configuration."""
         self._reconciler.start()
+        if self._watch is not None:
+            self._watch.start()
 
     def drain(self) -> None:
         """Refuse new work from now on."""
@@ -62,8 +90,6 @@ class Daemon:
 
     def stop(self) -> None:
         """End everything; afterwards no process of ours is left."""
+        if self._watch is not None:
+            self._watch.stop()
         self._reconciler.stop()
-        self.engine.stop(timeout=5.0)
-
-    def _on_engine_state(self, state: EngineState, detail: str) -> None:
-        self._reconciler.on_engine_state(state, detail)

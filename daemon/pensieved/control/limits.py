@@ -1,4 +1,4 @@
-"""How many requests may decode together, when the settings leave it to the machine."""
+"""What fits into this machine, where the settings leave it to the machine."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ RESERVED = 1024**3
 MOST = 32
 """Beyond this, a decode step gets longer faster than it gets wider."""
 
+_BESIDE_WEIGHTS = 1.15
+"""What an engine takes for each byte of weights before its first request."""
+
 
 def max_concurrent(server: ServerSettings) -> int:
     """The number of slots: as set, else what fits into memory, from 2 to 32."""
@@ -25,3 +28,9 @@ def max_concurrent(server: ServerSettings) -> int:
         return server.max_concurrent
     free = psutil.virtual_memory().total - RESERVED
     return max(2, min(MOST, free // BYTES_PER_REQUEST))
+
+
+def fits_beside(weight_bytes: int) -> bool:
+    """Whether a model of this size, with one request, fits into the memory that is free now."""
+    needed = _BESIDE_WEIGHTS * weight_bytes + BYTES_PER_REQUEST + RESERVED
+    return psutil.virtual_memory().available >= needed

@@ -1,156 +1,136 @@
 """One loop that makes the world as the settings say: model prepared, loaded, serving.
 
-Errors carry their retry policy by type: a temporary one is tried again after a backoff, a permanent one
-waits for a change. Either way the daemon stays up and says so: launchd would only start the same failure again.
+Whoever wants something else says so (`want`); the loop's thread does the rest, one attempt after another. Errors
+carry their retry policy by type: a temporary one is tried again after a backoff, a permanent one waits for a change.
+Either way the daemon stays up and says so: launchd would only start the same failure again. As long as some model
+serves, a failure makes it `degraded`, not `failed`: what answers goes on answering.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from pensieved.backoff import Backoff
-from pensieved.control.serving import ServingModel
-from pensieved.control.status import Phase, StatusBoard
-from pensieved.engine.supervisor import EngineState
+from pensieved.control.residence import Target, prepare_request
+from pensieved.control.status import Phase
+from pensieved.control.succession import Trouble
 from pensieved.errors import PensievedError, TemporaryError
-from pensieved.models.preparation import PreparedModel, PrepareRequest, find_prepared, prepare
-from pensieved.models.source import parse_source
+from pensieved.models.preparation import PreparationCancelledError, find_prepared, prepare
 
 if TYPE_CHECKING:
-    from pensieved.engine.supervisor import Engine
+    from pensieved.control.succession import Succession
+    from pensieved.models.preparation import PreparedModel
     from pensieved.models.progress import Progress
     from pensieved.settings import Settings
 
 log = structlog.get_logger()
 
-_ENGINE_PHASE = {
-    EngineState.STARTING: Phase.LOADING,
-    EngineState.LOADING: Phase.LOADING,
-    EngineState.RESTARTING: Phase.LOADING,
-    EngineState.WARMING: Phase.WARMING,
-    EngineState.READY: Phase.READY,
-}
-
 
 class Reconciler:
-    """Owns the reconcile thread and the model that is being served."""
+    """Owns the reconcile thread.
 
-    def __init__(self, settings: Settings, engine: Engine, board: StatusBoard, max_concurrent: int) -> None:
-        self._settings = settings
-        self._engine = engine
-        self._board = board
-        self._max_concurrent = max_concurrent
-        self._serving: ServingModel | None = None
-        self._stop = threading.Event()
+    Args:
+        settings: what is wanted at first.
+        succession: the models in memory, which this thread changes.
+    """
+
+    def __init__(self, settings: Settings, succession: Succession) -> None:
+        self._succession = succession
+        self._backoff = Backoff()
+        self._retry_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
-
-    @property
-    def serving(self) -> ServingModel | None:
-        """The resident model, or None while there is none."""
-        return self._serving
+        self._changed = threading.Condition()  # guards what follows
+        self._wanted = settings
+        self._wish = 1  # counts what was wanted
+        self._stopping = False
+        self._cancel = threading.Event()  # ends the preparation under way
 
     def start(self) -> None:
         """Begin to reconcile, in a thread of its own."""
         self._thread.start()
 
+    def want(self, settings: Settings) -> None:
+        """Reconcile with `settings` from now on; whatever failed before is tried again."""
+        with self._changed:
+            if Target.of(settings) != Target.of(self._wanted):
+                self._cancel.set()
+            self._wanted = settings
+            self._wish += 1
+            self._changed.notify_all()
+
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop reconciling; a preparation under way is ended and resumes at the next start."""
-        self._stop.set()
+        """Stop reconciling, and all engines; a preparation under way is ended and resumes at the next start."""
+        with self._changed:
+            self._stopping = True
+            self._cancel.set()
+            self._changed.notify_all()
+        self._succession.end()
         if self._thread.is_alive():
             self._thread.join(timeout)
-
-    def on_engine_state(self, state: EngineState, detail: str) -> None:
-        """What the engine's supervisor reports, on its thread."""
-        if self._stop.is_set():
-            return
-        if state is EngineState.FAILED and self._serving is not None:
-            self._board.enter(
-                Phase.FAILED,
-                error=detail,
-                hint="The log says why the engine died; restart the daemon to retry.",
-            )
-        elif state is EngineState.READY and self._serving is None:
-            return  # the first load: ready is said when the tokenizer is there too
-        elif state in _ENGINE_PHASE:
-            self._board.enter(_ENGINE_PHASE[state], detail=detail)
+            self._succession.end()  # what was about to begin meanwhile
 
     def _run(self) -> None:
-        backoff = Backoff()
-        while not self._stop.is_set():
-            try:
-                self._converge()
-            except TemporaryError as error:
-                self._pause(error, backoff)
-            except PensievedError as error:
-                self._fail(error, retry_at=None)
-                return
-            except Exception as error:  # the loop that keeps the daemon honest must outlive any bug
-                log.exception("reconcile failed")
-                problem = TemporaryError(f"Internal error: {error!r}.", hint="Please report it with the log.")
-                self._pause(problem, backoff)
-            else:
-                return
+        done = 0
+        while (next_wish := self._next(done)) is not None:
+            settings, done = next_wish
+            self._attempt(settings)
 
-    def _pause(self, error: TemporaryError, backoff: Backoff) -> None:
-        delay = max(backoff.next(), error.retry_after or 0.0)
-        self._fail(error, retry_at=time.time() + delay)
-        self._stop.wait(delay)
+    def _next(self, done: int) -> tuple[Settings, int] | None:
+        """Wait for a wish newer than `done`, or for the time to try again; None at the end."""
+        with self._changed:
+            while not self._stopping and self._wish == done:
+                delay = None if self._retry_at is None else self._retry_at - time.time()
+                if delay is not None and delay <= 0:
+                    break
+                self._changed.wait(delay)
+            if self._wish != done:
+                self._backoff.reset()
+            self._cancel = threading.Event()
+            return None if self._stopping else (self._wanted, self._wish)
 
-    def _fail(self, error: PensievedError, retry_at: float | None) -> None:
-        if self._stop.is_set():
+    def _attempt(self, settings: Settings) -> None:
+        try:
+            if not self._succession.keep(settings):
+                self._succession.install(self._prepared(settings), settings)
+        except PreparationCancelledError:  # something else is wanted by now
             return
-        log.error("cannot serve", reason=error.what, hint=error.hint, retried=retry_at is not None)
-        self._board.enter(Phase.FAILED, error=error.what, hint=error.hint, retry_at=retry_at)
+        except TemporaryError as error:
+            self._fail(error, max(self._backoff.next(), error.retry_after or 0.0))
+        except PensievedError as error:
+            self._fail(error)
+        except Exception as error:  # the loop that keeps the daemon honest must outlive any bug
+            log.exception("reconcile failed")
+            bug = TemporaryError(f"Internal error: {error!r}.", hint="Please report it with the log.")
+            self._fail(bug, self._backoff.next())
+        else:
+            self._retry_at = None
+            self._backoff.reset()
+            self._succession.settle(None)
 
-    def _converge(self) -> None:
-        prepared = self._prepared()
-        if self._stop.is_set():
+    def _fail(self, error: PensievedError, delay: float | None = None) -> None:
+        """Say why it is not as wanted; without `delay` it waits for a change."""
+        if self._stopping:
             return
-        self._board.enter(Phase.LOADING, detail=prepared.manifest.name)
-        self._serving = self._resident(prepared)
-        self._board.enter(Phase.READY)
-
-    def _prepared(self) -> PreparedModel:
-        model = self._settings.model
-        request = PrepareRequest(
-            source=parse_source(model.url, model.revision),
-            quantization=model.quantization,
-            device=self._settings.engine.device,
-            cache_dir=self._settings.cache.dir,
-            trust_remote_code=model.trust_remote_code,
-            verify=self._settings.cache.verify,
+        self._retry_at = None if delay is None else time.time() + delay
+        log.error(
+            "cannot apply" if self._succession.serving else "cannot serve",
+            reason=error.what,
+            hint=error.hint,
+            retried=delay is not None,
         )
+        self._succession.settle(Trouble(error, self._retry_at))
+
+    def _prepared(self, settings: Settings) -> PreparedModel:
+        request = prepare_request(settings)
         found = find_prepared(request)
-        return found if found is not None else prepare(request, self._on_progress, self._stop)
+        if found is not None:
+            return found
+        return prepare(request, partial(self._on_progress, request.source.name), self._cancel)
 
-    def _on_progress(self, progress: Progress) -> None:
-        self._board.enter(Phase(progress.stage.value), detail=progress.detail, progress=progress)
-
-    def _resident(self, prepared: PreparedModel) -> ServingModel:
-        from pensieved.chat.tokenizer import ChatTokenizer  # noqa: PLC0415  the port is up before this is imported
-
-        manifest = prepared.manifest
-        with ThreadPoolExecutor(1, "tokenizer") as pool:  # beside the weights, not after them
-            text = pool.submit(ChatTokenizer.open, prepared.path, manifest.eos_token_ids, manifest.tokenizer)
-            self._engine.load(
-                prepared.path,
-                max_concurrent=self._max_concurrent,
-                trust_remote_code=self._settings.model.trust_remote_code,
-            )
-            return ServingModel(
-                name=manifest.name,
-                aliases=self._settings.model.aliases,
-                context_length=min(
-                    manifest.context_length, self._settings.model.context_length or manifest.context_length
-                ),
-                loaded_at=time.time(),
-                manifest=manifest,
-                lease=prepared.lease,
-                text=text.result(),
-                engine=self._engine.client,
-            )
+    def _on_progress(self, model: str, progress: Progress) -> None:
+        self._succession.say(model, Phase(progress.stage.value), progress.detail, progress)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class Phase(StrEnum):
     """Where the reconcile loop stands."""
 
-    IDLE = "idle"  # not started yet
+    IDLE = (
+        "idle"  # no engine: not started yet, or left memory because nobody asked; the next request wakes it
+    )
     RESOLVING = "resolving"  # pinning the model's commit
     DOWNLOADING = "downloading"
     VERIFYING = "verifying"
@@ -35,6 +37,16 @@ SOON_READY = frozenset({Phase.IDLE, Phase.LOADING, Phase.WARMING})
 """Phases short enough for a request to wait through."""
 
 
+class Upcoming(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on its way in while another one serves: how far it is."""
+
+    model: str
+    phase: Phase
+    since: float
+    detail: str = ""
+    progress: Progress | None = None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of the daemon. Times in seconds since the epoch."""
 
@@ -45,13 +57,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     hint: str | None = None
     retry_at: float | None = None
+    upcoming: Upcoming | None = None
 
 
 class StatusBoard:
     """The current `Status`, safe to read from any thread; writers wake waiters and listeners."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # reentrant: a listener may look
         self._status = Status(phase=Phase.IDLE, since=time.time())
         self._listeners: list[Callable[[Status], None]] = []
 
@@ -76,24 +89,47 @@ class StatusBoard:
     ) -> None:
         """Write a new status; `since` is kept while the phase stays the same. Nothing follows DRAINING."""
         with self._changed:
-            if self._status.phase is Phase.DRAINING:
-                return
             since = self._status.since if phase is self._status.phase else time.time()
-            self._status = status = Status(
-                phase=phase,
-                since=since,
-                detail=detail,
-                progress=progress,
-                error=error,
-                hint=hint,
-                retry_at=retry_at,
+            self._write(
+                Status(
+                    phase=phase,
+                    since=since,
+                    detail=detail,
+                    progress=progress,
+                    error=error,
+                    hint=hint,
+                    retry_at=retry_at,
+                    upcoming=self._status.upcoming,
+                )
             )
-            self._changed.notify_all()
-        for listener in self._listeners:
-            listener(status)
+
+    def announce(
+        self, model: str, phase: Phase, *, detail: str = "", progress: Progress | None = None
+    ) -> None:
+        """Say how far the next model is, while the phase stays that of the one that serves."""
+        with self._changed:
+            now = self._status.upcoming
+            since = now.since if now and (now.model, now.phase) == (model, phase) else time.time()
+            upcoming = Upcoming(model=model, phase=phase, since=since, detail=detail, progress=progress)
+            self._write(msgspec.structs.replace(self._status, upcoming=upcoming))
+
+    def withdraw(self) -> None:
+        """No model is on its way any more."""
+        with self._changed:
+            if self._status.upcoming is not None:
+                self._write(msgspec.structs.replace(self._status, upcoming=None))
 
     def wait(self, until: Callable[[Status], bool], timeout: float) -> Status:
         """Block until `until(status)` holds or `timeout` seconds passed; returns the latest status."""
         with self._changed:
             self._changed.wait_for(lambda: until(self._status), timeout)
             return self._status
+
+    def _write(self, status: Status) -> None:
+        """The lock is held, also while listeners hear of it: they hear everything, in order."""
+        if self._status.phase is Phase.DRAINING:
+            return
+        self._status = status
+        self._changed.notify_all()
+        for listener in self._listeners:
+            listener(status)

@@ -35,6 +35,10 @@ class Brake:
         self._clock = clock
         self._deaths: deque[tuple[float, float]] = deque()  # when, and its weight
 
+    def adjust(self, limit: int, window: float) -> None:
+        """Other limits; what has been counted stays."""
+        self._limit, self._window = limit, window
+
     def release(self) -> None:
         """Start over: a life was productive, or someone decided to try again."""
         self._deaths.clear()

@@ -126,15 +126,21 @@ class Generation:
 
 
 class EngineClient:
-    """All running requests of one engine, over all its lives. Safe from any thread."""
+    """All running requests of one engine, over all its lives. Safe from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        on_demand: called after a request has come for which there is no engine at the moment.
+    """
+
+    def __init__(self, on_demand: Callable[[], object] = lambda: None) -> None:
+        self._on_demand = on_demand
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._live: dict[int, Generation] = {}
         self._send: Callable[[ToEngine], None] | None = None
         self._closed: str | None = None
         self._resumed = 0
+        self._submitted = 0
 
     def submit(
         self,
@@ -177,13 +183,22 @@ class EngineClient:
             if self._closed is not None:
                 raise EngineError(self._closed)
             self._live[submit.request] = generation
+            self._submitted += 1
+            waiting = self._send is None
             self._admit()
+        if waiting:
+            self._on_demand()
         return generation
 
     @property
     def live(self) -> int:
         """Requests that are neither finished, failed nor cancelled."""
         return len(self._live)
+
+    @property
+    def submitted(self) -> int:
+        """Requests that ever came."""
+        return self._submitted
 
     @property
     def resumed(self) -> int:

@@ -29,6 +29,7 @@ class EngineConfig:
         load_timeout: the same while it starts and loads.
         max_restarts: deaths in a row, none of them after a token, before giving up.
         restart_window: period within which such deaths count as in a row.
+        idle_unload: time without requests after which the engine leaves memory until the next; 0: never.
         command: what to run instead of the worker.
     """
 
@@ -39,6 +40,7 @@ class EngineConfig:
     load_timeout: float = 600.0
     max_restarts: int = 5
     restart_window: float = 300.0
+    idle_unload: float = 0.0
     command: tuple[str, ...] = WORKER
 
 

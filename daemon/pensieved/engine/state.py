@@ -14,6 +14,7 @@ class EngineState(StrEnum):
     WARMING = "warming"  # compiling shapes
     READY = "ready"
     RESTARTING = "restarting"  # died; the next one is on its way, requests wait
+    ASLEEP = "asleep"  # nobody asked for long, so it left memory; the next request brings it back
     FAILED = "failed"  # given up; `load` tries again
     STOPPED = "stopped"  # by us; final
 

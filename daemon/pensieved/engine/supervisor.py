@@ -16,6 +16,7 @@ import structlog
 from pensieved.engine.blame import OWN_DOING
 from pensieved.engine.brake import Brake
 from pensieved.engine.client import EngineClient
+from pensieved.engine.idle import Idleness
 from pensieved.engine.launch import EngineConfig, discard_kernels, environment
 from pensieved.engine.process import Ending, EngineProcess
 from pensieved.engine.protocol import (
@@ -70,7 +71,8 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig, on_state: Callable[[EngineState, str], None]) -> None:
-        self.client = EngineClient()
+        self.client = EngineClient(self._wake)
+        self._idleness = Idleness(self.client)
         self._config = config
         self._on_state = on_state
         self._brake = Brake(config.max_restarts, config.restart_window)
@@ -84,7 +86,23 @@ class Engine:
         self._stopping = False
         self._life: _Life | None = None
         self._pause = 0.0  # before the next life
+        self._asleep = False
         self._restarts = 0
+
+    @property
+    def config(self) -> EngineConfig:
+        """How it is run."""
+        return self._config
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was given up."""
+        return self._failure is not None
+
+    def configure(self, config: EngineConfig) -> None:
+        """Other time limits and another brake, from now on; the process that runs stays as it was started."""
+        self._config = config
+        self._brake.adjust(config.max_restarts, config.restart_window)
 
     def start(self) -> None:
         """Spawn the process, so that it imports its libraries while the daemon does other things."""
@@ -118,6 +136,7 @@ class Engine:
         self._enter(EngineState.LOADING, "")
         with self._changed:
             self._wanted, self._loaded, self._failure, self._pause = wanted, None, None, 0.0
+            self._asleep = False
             self._brake.release()
             if self._life is not None:
                 if self._life.load is not None:
@@ -176,6 +195,11 @@ class Engine:
                 raise EngineError("The engine was stopped or given another model while it loaded this one.")
             return self._loaded
 
+    def _wake(self) -> None:
+        """Somebody asks while there is no engine."""
+        with self._changed:
+            self._changed.notify_all()
+
     def _enter(self, state: EngineState, reason: str) -> None:
         with self._announcing:
             if state is not self._state or reason:
@@ -197,7 +221,20 @@ class Engine:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._pause, self._pause)
             self._changed.wait_for(lambda: self._stopping or self._failure is None)
-            return not self._stopping
+            if not self._asleep or self._stopping:
+                return not self._stopping
+        return self._sleep()
+
+    def _sleep(self) -> bool:
+        """Be without a process until somebody asks; False if it is stopped instead."""
+        self._enter(EngineState.ASLEEP, "")
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self.client.live or not self._asleep)
+            self._asleep = False
+            stopping = self._stopping
+        if not stopping:
+            self._enter(EngineState.STARTING, "")
+        return not stopping
 
     def _live(self) -> None:
         """One life, from spawn to burial, and what follows from its end."""
@@ -259,6 +296,7 @@ class Engine:
                 self.client.dispatch(frame)
             case Heartbeat():
                 life.heartbeat = frame
+                self._doze(life)
             case Taken():
                 self.client.acknowledge(frame)
             case Refused():
@@ -269,6 +307,16 @@ class Engine:
                 self._progress(EngineState.WARMING)
             case Loaded():
                 self._ready(life, frame)
+
+    def _doze(self, life: _Life) -> None:
+        """Let the engine leave memory when nobody has asked it for long enough."""
+        patience = self._config.idle_unload
+        if not patience or not life.ready or self._idleness.look() < patience:
+            return
+        with self._changed:
+            if life.load is self._wanted:  # else it is being replaced
+                self._asleep = True
+                life.process.finish()
 
     def _greet(self, life: _Life, hello: Hello) -> None:
         log.info("engine.started", pid=hello.pid, mlx=hello.mlx, mlx_lm=hello.mlx_lm, device=hello.device)
@@ -288,6 +336,7 @@ class Engine:
             if life.load is not self._wanted:  # replaced while it loaded; this process is being killed
                 return
             life.ready = True
+            self._idleness.begin()
             self._loaded = LoadedModel(device, frame.weight_bytes, frame.load_seconds, frame.warm_seconds)
             self.client.attach(life.process.send)
             self._changed.notify_all()

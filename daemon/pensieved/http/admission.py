@@ -58,6 +58,7 @@ class Admission:
         self._holders: set[Ticket] = set()
         self._queue: deque[Ticket] = deque()
         self._mean_seconds = _FIRST_GUESS
+        self._refused = 0
         self._aborted = threading.Event()
 
     @property
@@ -69,6 +70,11 @@ class Admission:
     def queued(self) -> int:
         """Tickets waiting."""
         return len(self._queue)
+
+    @property
+    def refused(self) -> int:
+        """How many were sent away because there was no place, since the start."""
+        return self._refused
 
     @property
     def aborted(self) -> bool:
@@ -97,6 +103,7 @@ class Admission:
             )
         with self._changed:
             if len(self._holders) + len(self._queue) + count > places:
+                self._refused += 1
                 raise RequestError(
                     RequestErrorKind.OVERLOADED,
                     f"All {self.max_concurrent} slots and {self.max_queued} queue places are taken."
@@ -119,11 +126,18 @@ class Admission:
                 self._holders.remove(ticket)
                 seconds = time.monotonic() - ticket.granted_at
                 self._mean_seconds += _WEIGHT * (seconds - self._mean_seconds)
-                if self._queue:
+                if self._queue and len(self._holders) < self.max_concurrent:
                     self._hold(self._queue.popleft())
             elif ticket in self._queue:
                 self._queue.remove(ticket)
             self._changed.notify_all()
+
+    def resize(self, max_concurrent: int, max_queued: int) -> None:
+        """Other numbers of slots and places, from now on; nobody who has one loses it."""
+        with self._changed:
+            self.max_concurrent, self.max_queued = max_concurrent, max_queued
+            while self._queue and len(self._holders) < max_concurrent:
+                self._hold(self._queue.popleft())
 
     def abort(self) -> None:
         """Make running and waiting answers end with an error; for when draining took too long."""

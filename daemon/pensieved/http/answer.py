@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from pensieved.chat.conversation import Conversation, RawPrompt
     from pensieved.chat.segmenter import Segmenter
     from pensieved.chat.tokenizer import ChatTokenizer
-    from pensieved.control.serving import ServingModel
+    from pensieved.control.serving import ServingModel, Users
     from pensieved.engine.client import Generation
     from pensieved.engine.protocol import Sampling, TokenLogprobs
     from pensieved.http.admission import Ticket
     from pensieved.http.completion import CompletionRequest, Completions
+    from pensieved.http.ledger import Pace
     from pensieved.http.record import RequestRecord
 
 log = structlog.get_logger()
@@ -103,7 +104,9 @@ class Answer:
         self._client_gone = client_gone
         self._deadline = time.monotonic() + service.request_timeout
         self._generation: Generation | None = None
+        self._user: Users | None = None  # of the model, once it is told that this answer needs it
         self._segmenter: Segmenter | None = None
+        self._pace: Pace | None = None
         self._events = self._run()
         self._over = False  # the last event was made
         self._closed = False
@@ -131,11 +134,15 @@ class Answer:
             self._record.error = unfinished
         self._events.close()
         self._release()
-        self._service.totals.add(self._record)
 
     def _release(self) -> None:
         if self._generation is not None:
             self._generation.cancel()
+        if self._pace is not None:
+            self._service.ledger.end(self._pace)
+        if self._user is not None:
+            self._user.leave()
+            self._user = None
         self._ticket.leave()
         self._record.input_tokens = self.input_tokens
         self._record.dropped_lines = (self._prompt.dropped_lines or None) if self._prompt else None
@@ -159,10 +166,12 @@ class Answer:
             yield from self._wait_for_slot()
             prompt = self._current_prompt()
         self._record.queue_seconds = self._record.elapsed()
-        if prompt.max_tokens == 0:  # asked for nothing, or the prompt fills the context exactly
-            yield self._finish(prompt, StopReason.LENGTH)
+        if prompt.max_tokens > 0:
+            yield from self._generate(prompt)
             return
-        yield from self._generate(prompt)
+        if not prompt.clamped:  # else the prompt fills the context, and no answer has room
+            yield from self._prefill(prompt)
+        yield self._finish(prompt, StopReason.LENGTH)
 
     def _wait_for_model(self) -> Iterator[Idle]:
         while self._prompt is None:
@@ -177,29 +186,44 @@ class Answer:
             yield self._idle()
 
     def _current_prompt(self) -> Prompt | None:
-        """The prompt, unless another model took over while this request waited."""
-        if self._prompt is not None and not self._service.is_current(self._prompt.serving):
+        """The prompt, unless another model took over while this request waited; then that one stays until the end."""
+        if self._prompt is not None and not self._prompt.serving.users.enter():
             self._prompt = None
+        elif self._prompt is not None:
+            self._user = self._prompt.serving.users
         return self._prompt
+
+    def _prefill(self, prompt: Prompt) -> Iterator[Idle]:
+        """Have the engine read the prompt, which leaves it in the prompt cache; the token that comes of it is nobody's."""
+        generation = self._generation = prompt.serving.engine.submit(
+            prompt.ids, max_tokens=1, stop_tokens=prompt.serving.text.stop_token_ids, sampling=prompt.sampling
+        )
+        while generation.next(TICK) is None:
+            yield self._idle()
 
     def _generate(self, prompt: Prompt) -> Iterator[Event]:
         text = prompt.serving.text
         segmenter = self._segmenter = text.segmenter(prompt.conversation, prompt.ids, self._request.stop)
+        pace = self._pace = self._service.ledger.begin()
         grammar = prompt.grammar
         while True:
-            ended = yield from self._decode(prompt, segmenter, grammar)
+            ended = yield from self._decode(prompt, segmenter, pace, grammar)
             if ended or not segmenter.overthought or segmenter.consumed >= prompt.max_tokens:
                 break
             # The model has reasoned long enough: its reasoning is ended for it, and it goes on from there.
             closing = text.closing_ids()[: prompt.max_tokens - segmenter.consumed]
-            yield from self._delivered(segmenter.feed(closing, forced=True))
+            closed = segmenter.feed(closing, forced=True)
+            pace.reached(segmenter.consumed, decoded=False)
+            yield from self._delivered(closed)
             grammar = text.grammar(prompt.conversation, prompt.ids, thought=True)
             if segmenter.consumed >= prompt.max_tokens:
                 break
         yield from self._delivered(segmenter.finish())
         yield self._finish(prompt, StopReason.END if ended or segmenter.over else StopReason.LENGTH)
 
-    def _decode(self, prompt: Prompt, segmenter: Segmenter, grammar: str) -> Generator[Event, None, bool]:
+    def _decode(
+        self, prompt: Prompt, segmenter: Segmenter, pace: Pace, grammar: str
+    ) -> Generator[Event, None, bool]:
         """Events until the engine, the answer or the budget of its reasoning is at its end; whether the model ended it."""
         text, sampling = prompt.serving.text, prompt.sampling
         if segmenter.ids and sampling.seed is not None:  # a part of its own draws noise of its own
@@ -221,6 +245,7 @@ class Answer:
             ended = chunk.finish is FinishReason.STOP
             consumed = segmenter.consumed
             deltas = segmenter.feed(chunk.tokens[:-1] if ended else chunk.tokens)
+            pace.reached(segmenter.consumed)
             if chunk.logprobs:
                 count = segmenter.consumed - consumed
                 yield _logprobs(text, chunk.tokens[:count], chunk.logprobs[:count])

@@ -24,6 +24,8 @@ from pensieved.http.parser import Parser, Refused
 from pensieved.http.record import RequestRecord, request_id_headers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pensieved.errors import RequestError
     from pensieved.http.parser import Screen
 
@@ -36,15 +38,24 @@ _TOO_LARGE = 413
 
 
 def channel_class(
-    envelope_of: EnvelopeOf, too_large: RequestError, *, most: int, screen: Screen | None
+    envelope_of: EnvelopeOf,
+    too_large: RequestError,
+    *,
+    most: int,
+    screen: Screen | None,
+    finish: Callable[[RequestRecord], object],
 ) -> type[HTTPChannel]:
-    """The channel for a server whose errors are said by `envelope_of`, with at most about `most` of them."""
+    """The channel for a server whose errors are said by `envelope_of`, with at most about `most` of them.
+
+    `finish` is told of requests that never reach the app.
+    """
 
     class EnvelopeTask(_EnvelopeTask):
         pass
 
     EnvelopeTask.envelope_of = staticmethod(envelope_of)
     EnvelopeTask.too_large = too_large
+    EnvelopeTask.finish = staticmethod(finish)
 
     class ScreeningParser(Parser):
         pass
@@ -65,6 +76,7 @@ class _EnvelopeTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
 
     envelope_of: EnvelopeOf
     too_large: RequestError
+    finish: Callable[[RequestRecord], object]
 
     def execute(self) -> None:
         problem = self.request.error
@@ -79,7 +91,7 @@ class _EnvelopeTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
             self.status = f"{problem.code} {problem.reason}"
         self._say(body, record)
         record.status, record.error = int(self.status[:3]), error.kind.value
-        record.emit()
+        self.finish(record)
 
     def _say(self, body: bytes, record: RequestRecord) -> None:
         self.response_headers += [

@@ -10,12 +10,12 @@ a stop string included and the end token, which is no part of the answer, exclud
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pensieved.chat.canonical import canonical
 from pensieved.chat.conversation import Conversation
+from pensieved.chat.encoding import too_long
 from pensieved.control.status import Phase
 from pensieved.engine.protocol import Sampling
 from pensieved.errors import RequestError, RequestErrorKind
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pensieved.control.serving import ServingModel
     from pensieved.http.admission import Admission
     from pensieved.http.daemon import Daemon
+    from pensieved.http.ledger import Ledger
     from pensieved.http.record import RequestRecord
     from pensieved.settings.schema import GenerationSettings
 
@@ -63,44 +64,24 @@ class CompletionRequest:
     logprobs: int | None = None
 
 
-class Totals:
-    """Counters since the start; safe from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.requests = 0
-        self.failed = 0
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.dropped_lines = 0
-
-    def add(self, record: RequestRecord) -> None:
-        """Count one answer that is over."""
-        with self._lock:
-            self.requests += 1
-            self.failed += record.error is not None
-            self.input_tokens += record.input_tokens or 0
-            self.output_tokens += record.output_tokens or 0
-            self.dropped_lines += record.dropped_lines or 0
-
-
 class Completions:
-    """The service behind every dialect's generating routes."""
+    """The service behind every dialect's generating routes; `ledger` is told of tokens as they come."""
 
-    def __init__(self, daemon: Daemon, admission: Admission) -> None:
+    def __init__(self, daemon: Daemon, admission: Admission, ledger: Ledger) -> None:
         self._daemon = daemon
         self.admission = admission
-        self.totals = Totals()
+        self.ledger = ledger
 
     def count(self, model: str, conversation: Conversation) -> int:
-        """Prompt tokens of `conversation`: what answering it would be charged.
+        """Prompt tokens of `conversation`: what answering it would be charged; of what is far too long, a close estimate.
 
         Raises:
             RequestError: NOT_FOUND for another model, INVALID for a conversation the template refuses,
                 OVERLOADED or UNAVAILABLE while there is no model.
         """
         cleaned, _ = canonical(conversation, self._daemon.settings.prompt.drop_lines)
-        return len(self.resident(model).text.encode_chat(cleaned))
+        serving = self.resident(model)
+        return serving.text.count_chat(cleaned, serving.context_length)
 
     def resident(self, model: str) -> ServingModel:
         """The model that answers, asked for as `model`.
@@ -180,10 +161,7 @@ class Completions:
             conversation, dropped = canonical(conversation, self._daemon.settings.prompt.drop_lines)
         ids = same.ids if same else _ids(serving, conversation)
         if len(ids) > serving.context_length:
-            raise RequestError(
-                RequestErrorKind.TOO_LONG,
-                f"prompt is too long: {len(ids)} tokens > {serving.context_length} maximum",
-            )
+            raise too_long(len(ids), serving.context_length)
         generation = self._daemon.settings.generation
         wanted = generation.max_tokens if request.max_tokens is None else request.max_tokens
         room = serving.context_length - len(ids)
@@ -211,10 +189,6 @@ class Completions:
             raise refused
         return serving
 
-    def is_current(self, serving: ServingModel) -> bool:
-        """Whether `serving` is still the model that answers."""
-        return self._daemon.serving is serving
-
     @property
     def request_timeout(self) -> float:
         """Longest time of one answer, in seconds."""
@@ -238,8 +212,9 @@ def _check_name(serving: ServingModel, name: str) -> None:
 
 def _ids(serving: ServingModel, prompt: Conversation | RawPrompt) -> Sequence[int]:
     if isinstance(prompt, Conversation):
-        return serving.text.encode_chat(prompt)
-    ids = serving.text.encode(prompt.content) if isinstance(prompt.content, str) else prompt.content
+        return serving.text.encode_chat(prompt, serving.context_length)
+    content = prompt.content
+    ids = serving.text.encode(content, serving.context_length) if isinstance(content, str) else content
     if not ids:
         raise RequestError(RequestErrorKind.INVALID, "The prompt has no tokens.", path="prompt")
     return ids

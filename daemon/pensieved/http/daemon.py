@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pensieved.control.reload import ConfigReport
     from pensieved.control.serving import ServingModel
     from pensieved.control.status import StatusBoard
     from pensieved.settings.schema import Settings
@@ -20,6 +21,10 @@ class EngineStats(Protocol):
     @property
     def restarts(self) -> int:
         """How often it was started again after dying."""
+
+    @property
+    def resumed(self) -> int:
+        """How often a request was handed on after its engine had died."""
 
     @property
     def running(self) -> int:
@@ -55,3 +60,10 @@ class Daemon(Protocol):
 
     def engine_stats(self) -> EngineStats | None:
         """The engine process, or None while there is none."""
+
+    def reload(self) -> ConfigReport:
+        """Read the configuration again; says what came of it."""
+
+    @property
+    def config_report(self) -> ConfigReport:
+        """What the latest reading of the configuration brought."""

@@ -35,6 +35,8 @@ _OPENAI = (
 )
 """Everything that OpenAI's clients ask for below /v1, answered here or not. `/v1/files` is in both APIs."""
 
+_ANTHROPIC = ("/v1/complete", "/v1/messages")
+
 _BOTH = ("/v1/models", "/v1/files")
 
 
@@ -43,6 +45,15 @@ def envelope_of(path: str) -> Envelope:
     if _is_below(path, _OPENAI):
         return openai_envelope
     return _both if _is_below(path, _BOTH) else anthropic_envelope
+
+
+def dialect_of(route: str) -> str:
+    """The dialect whose clients ask for `route`: anthropic, openai, both or none."""
+    if _is_below(route, _OPENAI):
+        return "openai"
+    if _is_below(route, _BOTH):
+        return "both"
+    return "anthropic" if _is_below(route, _ANTHROPIC) else "none"
 
 
 def _is_below(path: str, roots: tuple[str, ...]) -> bool:

@@ -40,7 +40,7 @@ def check_exposure(server: ServerSettings) -> None:
         UsageError: `host` is not loopback and there is no key.
         ConfigError: the keys cannot be used; see `api_keys`.
     """
-    if not api_keys(server) and not _is_loopback(server.host):
+    if not api_keys(server) and not is_loopback(server.host):
         raise UsageError(
             f"server.host {server.host!r} lets other machines connect, and no API key is configured.",
             hint="Put keys into a file, one a line; chmod 600 it; name it in server.api_keys_file. "
@@ -49,9 +49,13 @@ def check_exposure(server: ServerSettings) -> None:
 
 
 class Door:
-    """The checks, for one configuration. `keys` empty means that any client of this machine may come in."""
+    """The checks. Without keys any client of this machine may come in."""
 
     def __init__(self, server: ServerSettings) -> None:
+        self.update(server)
+
+    def update(self, server: ServerSettings) -> None:
+        """Check by these settings from now on; the keys' file is read again. Raises ConfigError."""
         self._keys = [key.encode() for key in api_keys(server)]
         names = ("localhost", "127.0.0.1", "::1", server.host, *server.allowed_hosts)
         self._hosts = frozenset(_canonical(name) for name in names if name)
@@ -135,7 +139,8 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
     address = _address(host)
     return address.is_loopback if address else host.lower() == "localhost"
 

@@ -11,12 +11,13 @@ import msgspec
 from pensieved import __version__
 from pensieved.control.status import Phase, Status
 from pensieved.http.errors import RETRY_ADVICE
-from pensieved.http.readiness import is_serving, retry_after
+from pensieved.http.ledger import RATE_SECONDS
+from pensieved.http.readiness import retry_after, would_answer
 
 if TYPE_CHECKING:
     from pensieved.control.serving import ServingModel
-    from pensieved.http.completion import Completions
     from pensieved.http.daemon import Daemon
+    from pensieved.http.metrics import Sources
 
 _HEALTH = {
     Phase.READY: "healthy",
@@ -46,7 +47,7 @@ class Page:
             "GET  /v1/models\n"
             "GET  /openapi.json              all of it, for machines\n"
             "GET  /v1/status                 everything an operator wants to know\n"
-            "GET  /health, /ready\n"
+            "GET  /health, /ready, /metrics\n"
         )
 
     on_head = on_get
@@ -83,7 +84,7 @@ class Ready:
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """503 carries Retry-After where waiting helps."""
         status = self._daemon.status.current
-        ready = is_serving(status) and self._daemon.serving is not None
+        ready = self._daemon.serving is not None and would_answer(status)
         resp.data = msgspec.json.encode({"ready": ready, "phase": status.phase})
         if not ready:
             resp.status = falcon.HTTP_503
@@ -97,9 +98,9 @@ class Ready:
 class StatusReport:
     """GET /v1/status: the daemon's whole state, as JSON."""
 
-    def __init__(self, daemon: Daemon, completions: Completions) -> None:
-        self._daemon = daemon
-        self._completions = completions
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._daemon = sources.daemon
 
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Sizes in bytes, durations in seconds, times in seconds since the epoch."""
@@ -110,9 +111,13 @@ class StatusReport:
                 "started_at": self._daemon.started_at,
                 "uptime": time.time() - self._daemon.started_at,
                 **_phase(status),
+                "config": self._daemon.config_report,
                 "model": _model(serving) if serving else None,
                 "engine": self._engine(),
                 "requests": self._requests(),
+                "speed": self._speed(),
+                "memory": self._memory(),
+                "cache": self._cache(),
                 "limits": self._limits(serving),
             }
         )
@@ -124,28 +129,54 @@ class StatusReport:
         return {
             "pid": stats.pid,
             "restarts": stats.restarts,
+            "resumed": stats.resumed,
             "running": stats.running,
             "active_memory": stats.active_memory,
             "cache_memory": stats.cache_memory,
         }
 
     def _requests(self) -> dict[str, int]:
-        admission, totals = self._completions.admission, self._completions.totals
+        admission, ledger = self._sources.admission, self._sources.ledger
         return {
             "running": admission.running,
             "queued": admission.queued,
-            "finished": totals.requests,
-            "failed": totals.failed,
-            "input_tokens": totals.input_tokens,
-            "output_tokens": totals.output_tokens,
-            "dropped_lines": totals.dropped_lines,
+            "refused": admission.refused,
+            "finished": ledger.answers,
+            "failed": ledger.failed,
+            "input_tokens": ledger.input_tokens,
+            "output_tokens": ledger.output_tokens,
+            "dropped_lines": ledger.dropped_lines,
+        }
+
+    def _speed(self) -> dict[str, float | None]:
+        """Lately: tokens of the last seconds, first tokens of the last few hundred answers."""
+        ledger = self._sources.ledger
+        median, slow = ledger.first_token_percentiles(0.5, 0.95)
+        return {
+            "tokens_per_second": ledger.tokens_per_second(),
+            "window": RATE_SECONDS,
+            "first_token_p50": median,
+            "first_token_p95": slow,
+        }
+
+    def _memory(self) -> dict[str, int | None]:
+        """As the system counts it; what MLX counts is the engine's."""
+        vitals = self._sources.vitals
+        return {"daemon": vitals.resident, "engine": vitals.engine_resident}
+
+    def _cache(self) -> dict[str, Any]:
+        vitals = self._sources.vitals
+        return {
+            "dir": str(vitals.cache_dir),
+            "size": sum(vitals.cache_bytes().values()),
+            "free": vitals.free_bytes(),
         }
 
     def _limits(self, serving: ServingModel | None) -> dict[str, Any]:
         server = self._daemon.settings.server
         return {
-            "max_concurrent": self._completions.admission.max_concurrent,
-            "max_queued": self._completions.admission.max_queued,
+            "max_concurrent": self._sources.admission.max_concurrent,
+            "max_queued": self._sources.admission.max_queued,
             "context_length": serving.context_length if serving else None,
             "max_body": server.max_body,
             "request_timeout": server.request_timeout,
@@ -161,6 +192,7 @@ def _phase(status: Status) -> dict[str, Any]:
         "error": status.error,
         "hint": status.hint,
         "retry_at": status.retry_at,
+        "upcoming": status.upcoming,
     }
 
 

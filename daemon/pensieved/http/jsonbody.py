@@ -10,6 +10,7 @@ import msgspec
 import msgspec.json
 
 from pensieved.errors import RequestError, RequestErrorKind
+from pensieved.http.nesting import TOO_DEEP, too_deep
 from pensieved.http.surrogates import lone_surrogate
 
 T = TypeVar("T")
@@ -45,7 +46,8 @@ def read_json(req: falcon.Request, decoder: msgspec.json.Decoder[T], max_body: i
             raise RequestError(RequestErrorKind.INVALID, what, path=path.lstrip(".")) from error
         raise RequestError(RequestErrorKind.INVALID, f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
-        raise RequestError(RequestErrorKind.INVALID, "The body is nested too deeply.") from error
+        what = f"nested too deeply (more than {TOO_DEEP} levels)"
+        raise RequestError(RequestErrorKind.INVALID, what, path=too_deep(body)) from error
 
 
 def invalid(error: msgspec.ValidationError, within: str = "") -> RequestError:

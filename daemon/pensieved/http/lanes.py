@@ -14,7 +14,7 @@ from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http.closing import ClosingBody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import falcon
 
@@ -24,9 +24,9 @@ _FULL = "pensieved.full"
 
 
 class Lanes:
-    """Wraps a WSGI app and counts; is one. `most` POST requests may be in it."""
+    """Wraps a WSGI app and counts; is one. `most()` POST requests may be in it."""
 
-    def __init__(self, app: WsgiApp, most: int) -> None:
+    def __init__(self, app: WsgiApp, most: Callable[[], int]) -> None:
         self._app = app
         self._most = most
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class Lanes:
 
     def _enter(self, environ: Environ) -> bool:
         with self._lock:
-            environ[_FULL] = self._inside >= self._most
+            environ[_FULL] = self._inside >= self._most()
             self._inside += not environ[_FULL]
             return not environ[_FULL]
 

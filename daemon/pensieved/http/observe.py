@@ -1,4 +1,4 @@
-"""Around the whole app: a request id on every response, and one log line when its last byte is written.
+"""Around the whole app: a request id on every response, and one log line, and one count, when its last byte is written.
 
 A WSGI layer rather than Falcon middleware, because a streamed answer is only over when its iterator is
 closed, and because it also covers what goes wrong inside Falcon.
@@ -6,6 +6,7 @@ closed, and because it also covers what goes wrong inside Falcon.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from pensieved.http.closing import ClosingBody
@@ -13,6 +14,8 @@ from pensieved.http.record import ENVIRON_KEY, RequestRecord, request_id_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from pensieved.http.ledger import Ledger
 
     Environ = dict[str, Any]
     StartResponse = Callable[..., Any]
@@ -22,10 +25,11 @@ _LONGEST_PATH = 100  # of an unknown route, in the log
 
 
 class Observer:
-    """Wraps a WSGI app; is one."""
+    """Wraps a WSGI app; is one. Requests that are over go into `ledger`."""
 
-    def __init__(self, app: WsgiApp) -> None:
+    def __init__(self, app: WsgiApp, ledger: Ledger) -> None:
         self._app = app
+        self._ledger = ledger
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """PEP 3333."""
@@ -41,9 +45,14 @@ class Observer:
         try:
             body = self._app(environ, start)
         except BaseException:
-            record.emit()
+            self.finish(record)
             raise
-        return ClosingBody(body, record.emit)
+        return ClosingBody(body, functools.partial(self.finish, record))
+
+    def finish(self, record: RequestRecord) -> None:
+        """Log and count a request that is over, be it one that never came as far as the app."""
+        record.emit()
+        self._ledger.finish(record)
 
 
 def _printable(path: str) -> str:

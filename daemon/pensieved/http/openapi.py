@@ -15,6 +15,7 @@ import falcon
 import msgspec
 
 from pensieved import __version__
+from pensieved.control.reload import ConfigReport
 from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http.anthropic import encode as anthropic_answers
 from pensieved.http.anthropic.schema import MessagesRequest, PromptFields
@@ -96,7 +97,15 @@ OPERATIONS: tuple[Operation, ...] = (
     _look("/health", "Whether the daemon lives", open=True),
     _look("/ready", "Whether a request would be answered now", also=(503,), open=True),
     _look("/openapi.json", "This document", open=True),
+    _look("/metrics", "Counters, gauges and histograms for Prometheus", media=(TEXT,)),
     _look("/v1/status", "Everything an operator wants to know"),
+    Operation(
+        method="post",
+        path="/v1/reload",
+        summary="Read the configuration again; says key by key what came of it",
+        tag="Operation",
+        answer=ConfigReport,
+    ),
     _look("/v1/models", "The resident model", "Both"),
     _look(
         "/v1/models/{model_id}",

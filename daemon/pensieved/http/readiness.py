@@ -23,6 +23,11 @@ def is_serving(status: Status) -> bool:
     return status.phase in _SERVING
 
 
+def would_answer(status: Status) -> bool:
+    """The same, given that there is a model: one that left memory comes back for a request."""
+    return is_serving(status) or status.phase is Phase.IDLE
+
+
 def refusal(status: Status) -> RequestError | None:
     """Why a request cannot even wait in this phase, or None where it can."""
     if is_serving(status) or status.phase in SOON_READY:

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 ENVIRON_KEY = "pensieved.record"
 
 # Asked every few seconds by watchdogs and menus: worth a line only to someone who debugs.
-_QUIET_ROUTES = frozenset({"/", "/health", "/ready", "/openapi.json", "/v1/status"})
+_QUIET_ROUTES = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json", "/v1/status"})
 
 
 def new_id(prefix: str, separator: str = "_") -> str:

@@ -21,6 +21,8 @@ from pensieved import __version__
 from pensieved.http.channel import channel_class, connections
 from pensieved.http.dialects import envelope_of
 from pensieved.http.jsonbody import too_large
+from pensieved.http.observe import Observer
+from pensieved.http.record import RequestRecord
 
 if TYPE_CHECKING:
     import socket
@@ -74,7 +76,7 @@ class HttpServer:
     """Serves `app` on listening sockets, which it owns from now on.
 
     Args:
-        app: a WSGI app.
+        app: a WSGI app; an `Observer` is told of requests, too, that are refused before they reach it.
         sockets: bound TCP sockets.
         threads: see `threads_for`.
         max_body: bytes; anything larger is refused unread.
@@ -118,13 +120,21 @@ class HttpServer:
         for listener in self._listeners:
             listener.handle_accept = functools.partial(_accept_many, listener)
             listener.channel_class = channel_class(
-                envelope_of, too_large(max_body), most=room, screen=door.refusal if door else None
+                envelope_of,
+                too_large(max_body),
+                most=room,
+                screen=door.refusal if door else None,
+                finish=app.finish if isinstance(app, Observer) else RequestRecord.emit,
             )
 
     @property
     def port(self) -> int:
         """The first socket's port."""
         return int(self._listeners[0].effective_port)
+
+    def resize(self, threads: int) -> None:
+        """Another number of threads; those that are too many end after their request."""
+        self._listeners[0].task_dispatcher.set_thread_count(threads)
 
     def run(self) -> None:
         """Serve until `close`; returns when threads are done and sockets closed."""

@@ -75,6 +75,10 @@ class ServerSettings(Section):
         "127.0.0.1", description="Address to listen on; any but loopback needs api_keys or api_keys_file."
     )
     port: int = Field(8765, ge=0, le=65535, description="TCP port; 0 lets the system choose.")
+    activation: Literal["none", "launchd"] = Field(
+        "none",
+        description="launchd holds the port and starts the daemon with the first request, not at login.",
+    )
     api_keys: Secrets = Field(
         (),
         description="Keys of which clients must send one; here only if nobody else can read this file (chmod 600).",
@@ -165,6 +169,10 @@ class EngineSettings(Section):
     )
     prefill_chunk: int = Field(
         512, ge=16, le=8192, description="Prompt tokens computed between two decode steps."
+    )
+    idle_unload: Duration = Field(
+        0.0,
+        description="Time without requests after which the engine leaves memory until the next; 0 is never.",
     )
     hang_timeout: Duration = Field(
         60.0, gt=0, description="Silence after which the engine is killed and restarted."

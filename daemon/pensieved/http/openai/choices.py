@@ -160,6 +160,7 @@ class Choices:
         """The HTTP request's record: sums, the first token, and what went wrong first."""
         parts, record = self._records, self._record
         record.input_tokens = sum(part.input_tokens or 0 for part in parts[:: self.per_prompt])
+        record.dropped_lines = sum(part.dropped_lines or 0 for part in parts[:: self.per_prompt]) or None
         record.output_tokens = sum(part.output_tokens or 0 for part in parts)
         record.ttft_seconds = min(
             (part.ttft_seconds for part in parts if part.ttft_seconds is not None), default=None

@@ -1,0 +1,178 @@
+"""A model in memory: which one is wanted in which engine, bringing it there, and taking it away again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pensieved.control.limits import max_concurrent
+from pensieved.control.serving import ServingModel
+from pensieved.engine.supervisor import EngineConfig
+from pensieved.models.preparation import PrepareRequest
+from pensieved.models.source import parse_source
+
+if TYPE_CHECKING:
+    from pensieved.engine.supervisor import Engine
+    from pensieved.models.preparation import PreparedModel
+    from pensieved.settings import Settings
+
+log = structlog.get_logger()
+
+_STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What decides whether an engine is the wanted one; whatever else changes is changed beside it, live."""
+
+    url: str
+    revision: str | None
+    quantization: str
+    trust_remote_code: bool
+    device: str
+    prefill_chunk: int
+    max_concurrent: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Target:
+        """What `settings` ask for."""
+        model, engine = settings.model, settings.engine
+        return cls(
+            url=model.url,
+            revision=model.revision,
+            quantization=model.quantization,
+            trust_remote_code=model.trust_remote_code,
+            device=engine.device,
+            prefill_chunk=engine.prefill_chunk,
+            max_concurrent=max_concurrent(settings.server),
+        )
+
+
+def prepare_request(settings: Settings) -> PrepareRequest:
+    """What is to lie in the cache."""
+    model = settings.model
+    return PrepareRequest(
+        source=parse_source(model.url, model.revision),
+        quantization=model.quantization,
+        device=settings.engine.device,
+        cache_dir=settings.cache.dir,
+        trust_remote_code=model.trust_remote_code,
+        verify=settings.cache.verify,
+    )
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """How the engine process is run."""
+    engine = settings.engine
+    return EngineConfig(
+        cache_dir=settings.cache.dir,
+        device=engine.device,
+        prefill_chunk=engine.prefill_chunk,
+        hang_timeout=engine.hang_timeout,
+        load_timeout=engine.load_timeout,
+        max_restarts=engine.max_restarts,
+        restart_window=engine.restart_window,
+        idle_unload=engine.idle_unload,
+    )
+
+
+class Resident:
+    """A model that is in memory, or was and can be brought back.
+
+    Args:
+        engine: its engine, not yet told to load.
+        prepared: what it loads; the lease on its folder is released by `end`.
+        settings: in force.
+    """
+
+    def __init__(self, engine: Engine, prepared: PreparedModel, settings: Settings) -> None:
+        self.engine = engine
+        self.prepared = prepared
+        self.settings = settings
+        self.target = Target.of(settings)
+
+    def load(self) -> ServingModel:
+        """Bring weights and tokenizer into memory, side by side; returns what answers from them.
+
+        Raises:
+            UnsupportedModelError: this model can never be loaded.
+            EngineError: no engine came up.
+        """
+        from pensieved.chat.tokenizer import ChatTokenizer  # noqa: PLC0415  the port is up before this is imported
+
+        manifest, path = self.prepared.manifest, self.prepared.path
+        with ThreadPoolExecutor(1, "tokenizer") as pool:
+            text = pool.submit(ChatTokenizer.open, path, manifest.eos_token_ids, manifest.tokenizer)
+            self.engine.load(
+                path,
+                max_concurrent=self.target.max_concurrent,
+                trust_remote_code=self.target.trust_remote_code,
+            )
+            return ServingModel(
+                name=manifest.name,
+                aliases=self.settings.model.aliases,
+                context_length=_context_length(self.prepared, self.settings),
+                loaded_at=time.time(),
+                manifest=manifest,
+                text=text.result(),
+                engine=self.engine.client,
+            )
+
+    def refreshed(self, serving: ServingModel, settings: Settings) -> ServingModel:
+        """The same model under settings that ask for the same engine."""
+        self.settings = settings
+        self.engine.configure(engine_config(settings))
+        return replace(
+            serving, aliases=settings.model.aliases, context_length=_context_length(self.prepared, settings)
+        )
+
+    def end(self) -> None:
+        """Stop the engine; what is still running there fails."""
+        self.engine.stop(_STOP_SECONDS)
+        self.prepared.lease.release()
+
+
+class Retirement:
+    """Models that were replaced and still have answers to finish: each ends with its last one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leaving: dict[Resident, threading.Thread] = {}
+
+    def __len__(self) -> int:
+        return len(self._leaving)
+
+    def add(self, resident: Resident, serving: ServingModel, patience: float) -> None:
+        """Let `resident` go when nobody uses it any more, or after `patience` seconds."""
+        serving.users.close()
+        thread = threading.Thread(
+            target=self._see_off, args=(resident, serving, patience), name="retire", daemon=True
+        )
+        with self._lock:
+            self._leaving[resident] = thread
+        thread.start()
+
+    def end(self) -> None:
+        """Stop all of them now."""
+        with self._lock:
+            leaving = dict(self._leaving)
+        for resident, thread in leaving.items():
+            resident.engine.stop(_STOP_SECONDS)
+            thread.join(_STOP_SECONDS)
+
+    def _see_off(self, resident: Resident, serving: ServingModel, patience: float) -> None:
+        finished = serving.users.wait_gone(patience)
+        resident.end()
+        with self._lock:
+            del self._leaving[resident]
+        log.info("model.retired", model=serving.name, cut_answers=not finished)
+
+
+def _context_length(prepared: PreparedModel, settings: Settings) -> int:
+    own = prepared.manifest.context_length
+    return min(own, settings.model.context_length or own)
