@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pensieved.errors import UsageError
+from pensieved.errors import PermanentError, UsageError
+from pensieved.models import reach
 from pensieved.models.cache import cache_key
 from pensieved.models.source import FolderSource, GgufSource, HubSource, PypiSource, parse_source
 
@@ -143,3 +146,22 @@ def test_different_sources_have_different_keys():
     keys = {cache_key(s, q, b) for s in sources for q in ("auto", "4bit") for b in ("cpu", "metal")}
     assert len(keys) == len(texts) * 4
     assert parse_source("a/b").canonical == parse_source("hf://a/b@main").canonical
+
+
+def test_a_path_that_does_not_answer_is_refused_instead_of_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(reach, "_SECONDS", 0.3)
+    silent = tmp_path / "silent.gguf"
+    os.mkfifo(silent)  # whoever opens it waits for a writer, as on a volume that has gone
+    with pytest.raises(PermanentError, match=r"silent\.gguf does not answer") as caught:
+        parse_source(str(silent))
+    assert "Privacy & Security" in caught.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_path_that_may_not_be_read_says_so(tmp_path):
+    tmp_path.chmod(0)
+    try:
+        with pytest.raises(PermanentError, match="may not be read"):
+            parse_source(str(tmp_path))
+    finally:
+        tmp_path.chmod(0o700)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from support.launchd_standin.store import VARIABLE, Config, Store
+from support.launchd_standin.store import ACTIVATION, VARIABLE, Config, Store
 
 LAUNCHCTL = Path(__file__).parent / "launchctl"
 
@@ -42,6 +42,11 @@ class Launchd:
 
     def configure(self, **changes) -> None:
         self.store.configure(replace(self.store.config, **changes))
+
+    def provide_activation(self) -> None:
+        """Have launch_activate_socket answer in the jobs. Raises FileNotFoundError where there is no C compiler."""
+        source, library = LAUNCHCTL.with_name("launchd_standin") / "activate.c", self.store.folder / ACTIVATION
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """launchctl by hand."""

@@ -112,12 +112,29 @@ def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # n
     assert standing()["agent"]["last_exit"] == "signal Killed: 9"
     assert "Paris" in ask_for_paris(port)
 
-    # other words change what differs, and leave every comment
+    # an edit applies by itself, key by key; a bad one, or none at all, leaves the last good one in force
+    good, running = config.read_text(), standing()["agent"]["pid"]
+    config.write_text(good.replace("[server]", "[server]\nmax_queued = 7", 1))
+    wait_for(lambda: standing()["daemon"]["limits"]["max_queued"] == 7, 30, "the edit")
+    assert "server.max_queued applied live" in expect(0, "status").stdout
+    config.write_text(good.replace("[server]", "[server]\nmax_queued = 'x'", 1))
+    refused = expect(2, "reload").stderr
+    assert f"{config}:" in refused
+    assert "server.max_queued" in refused
+    config.unlink()
+    wait_for(lambda: "cannot be read" in (standing()["daemon"]["config"]["error"] or ""), 30, "the loss")
+    assert standing()["ready"] is True
+    config.write_text(good)
+    assert "server.max_queued  applied live" in expect(0, "reload").stdout
+    assert standing()["agent"]["pid"] == running
+
+    # other words change what differs, and leave every comment; the daemon goes on
     text = config.read_text().replace("# Requests that may wait", "# MINE: requests that may wait")
     config.write_text(text)
     other = expect(0, "install", "--max-concurrent", "3")
     assert "server.max_concurrent" in other.stdout
     assert standing()["daemon"]["limits"]["max_concurrent"] == 3
+    assert standing()["agent"]["pid"] == running
     assert "# MINE: requests that may wait" in config.read_text()
     assert tomllib.loads(config.read_text())["server"]["port"] == port
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pensieved.cli.agents import environment_of, listening_ports
-from pensieved.errors import PermanentError, PortTakenError, UsageError
+from pensieved.errors import PortTakenError, UsageError
 from pensieved.http.door import check_exposure
 from pensieved.http.listen import bind
 from pensieved.models.source import FolderSource, GgufSource, parse_source
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
     from pensieved.service.launchctl import Job
     from pensieved.settings import Settings
 
-_PROBE = "import os, sys; os.stat(sys.argv[1])"
-_PROBE_SECONDS = 10.0
 _GUARDED = ("Desktop", "Documents", "Downloads", "Library/Mobile Documents", "Library/CloudStorage")
 
 
@@ -77,8 +73,13 @@ def declare(agent: Agent, changes: dict[str, str | int], *, headless: bool) -> D
         settings = settings_from(new, agent.config, _nested(changes))
     parse_source(settings.model.url, settings.model.revision)
     check_exposure(settings.server)
+    server = settings.server
     wanted = plist.build(
-        agent, environment.variables, drain_timeout=settings.server.drain_timeout, headless=headless
+        agent,
+        environment.variables,
+        drain_timeout=server.drain_timeout,
+        headless=headless,
+        held=(server.host, server.port) if server.activation == "launchd" else None,
     )
     return Declaration(
         agent=agent,
@@ -91,7 +92,7 @@ def declare(agent: Agent, changes: dict[str, str | int], *, headless: bool) -> D
     )
 
 
-def check_port(settings: Settings, job: Job | None) -> None:
+def check_port(agent: Agent, settings: Settings, job: Job | None) -> None:
     """Refuse a port that somebody else listens on; our own agent may.
 
     Raises:
@@ -104,7 +105,8 @@ def check_port(settings: Settings, job: Job | None) -> None:
     try:
         bind(server.host, server.port).close()
     except PortTakenError:
-        if job is None or job.pid is None or server.port not in listening_ports(job.pid):
+        ours = {plist.held_port(agent)} | (listening_ports(job.pid) if job and job.pid else set())
+        if job is None or server.port not in ours:
             raise
 
 
@@ -127,26 +129,11 @@ def guarded(paths: Iterable[Path]) -> list[Path]:
 
 
 def _lasting(url: str) -> str:
-    """The same source for a process in another working directory; a path that does not answer is refused."""
+    """The same source for a process in another working directory."""
     text = url.strip()
-    local = text.startswith(("/", "./", "../", "~")) or text in {".", ".."}
-    if local:
-        _answers(Path(text).expanduser())
     source = parse_source(text)
     relative = isinstance(source, FolderSource | GgufSource) and not text.startswith(("/", "~", "file:"))
     return source.path if relative and isinstance(source, FolderSource | GgufSource) else text
-
-
-def _answers(path: Path) -> None:
-    """A dead network volume hangs whoever asks, so a child asks."""
-    command = [sys.executable, "-I", "-S", "-c", _PROBE, str(path)]
-    try:
-        subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise PermanentError(
-            f"{path} does not answer within {_PROBE_SECONDS:.0f} s.",
-            hint="Is the volume still there, and may this program read it (Privacy & Security > Files and Folders)?",
-        ) from None
 
 
 def _nested(changes: dict[str, str | int]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pensieved.http.server import HttpServer, threads_for
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from pensieved.control.daemon import Daemon
     from pensieved.settings import Settings
@@ -34,15 +35,15 @@ _LAST_WORDS = 5.0  # seconds for cut answers to say that they were
 _LOOK = 0.1  # seconds between looks at what still runs
 
 
-def serve_until_signal(daemon: Daemon, listener: socket.socket) -> None:
-    """Answer HTTP on `listener` until SIGTERM or SIGINT, then drain."""
+def serve_until_signal(daemon: Daemon, listeners: Sequence[socket.socket]) -> None:
+    """Answer HTTP on `listeners` until SIGTERM or SIGINT, then drain."""
     server = daemon.settings.server
     admission = Admission(daemon.max_concurrent, server.max_queued)
     threads = threads_for(admission.max_concurrent, admission.max_queued)
     door = Door(server)
     http = HttpServer(
         create_app(daemon, admission, door),
-        [listener],
+        listeners,
         threads=threads,
         max_body=server.max_body,
         door=door,

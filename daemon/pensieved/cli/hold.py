@@ -21,6 +21,7 @@ from pensieved.cli.signals import EndSignals
 from pensieved.control.reload import ConfigReport
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.errors import PensievedError
+from pensieved.http.activation import copies, pass_on
 from pensieved.http.admission import Admission
 from pensieved.http.app import create_app
 from pensieved.http.door import check_exposure
@@ -32,7 +33,8 @@ from pensieved.settings.load import load_settings, salvaged_settings
 from pensieved.settings.paths import launchd_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import socket
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pensieved.settings import Settings
@@ -46,6 +48,7 @@ class HeldDaemon:
     """The control plane of a daemon that has none: it is `failed`, and serves nothing."""
 
     serving = None
+    settled = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -72,40 +75,44 @@ class HeldDaemon:
             self.status.enter(Phase.FAILED, error=error.what, hint=error.hint)
 
 
-def hold(error: PensievedError, flags: Mapping[str, Any], config: Path | None) -> None:
+def hold(
+    error: PensievedError, flags: Mapping[str, Any], config: Path | None, sockets: Sequence[socket.socket] = ()
+) -> None:
     """Stay up with `error` until it is mended, then start anew; returns when told to end.
 
     Args:
         error: why the daemon could not start.
         flags: of the command line, as `load_settings` takes them.
         config: the TOML named there.
+        sockets: held by whoever started this process.
     """
     settings = _harmless(salvaged_settings(flags, config))
     logging = settings.logging
     configure_logging(logging.level, logging.format, logging.destination(launchd_label()))
     daemon = HeldDaemon(settings)
     daemon.fail(error)
-    with EndSignals() as signals, _answering(daemon) as address:
+    with EndSignals() as signals, _answering(daemon, sockets) as address:
         while not signals.wait(_LOOK):
-            obstacle = _obstacle(flags, config, address)
+            obstacle = _obstacle(flags, config, address, activated=bool(sockets))
             if obstacle is None:
                 break
             daemon.fail(obstacle)
         else:
             return
     log.info("starting anew", pid=os.getpid())
+    pass_on(sockets)
     os.execv(sys.executable, sys.orig_argv)  # noqa: S606  the very command that this process was started with
 
 
 def _obstacle(
-    flags: Mapping[str, Any], config: Path | None, ours: tuple[str, int] | None
+    flags: Mapping[str, Any], config: Path | None, ours: tuple[str, int] | None, *, activated: bool
 ) -> PensievedError | None:
     """What stands in the way of a start now, or None."""
     try:
         settings = load_settings(flags, config)
         parse_source(settings.model.url, settings.model.revision)
         check_exposure(settings.server)
-        if (settings.server.host, settings.server.port) != ours:
+        if not activated and (settings.server.host, settings.server.port) != ours:
             bind(settings.server.host, settings.server.port).close()
     except PensievedError as error:
         return error
@@ -113,17 +120,17 @@ def _obstacle(
 
 
 @contextlib.contextmanager
-def _answering(daemon: HeldDaemon) -> Iterator[tuple[str, int] | None]:
+def _answering(daemon: HeldDaemon, sockets: Sequence[socket.socket]) -> Iterator[tuple[str, int] | None]:
     """HTTP while inside; yields where it listens, None where somebody else does."""
     server = daemon.settings.server
     try:
-        listener = bind(server.host, server.port)
+        listeners = copies(sockets) or [bind(server.host, server.port)]
     except PensievedError:
         yield None
         return
     admission = Admission(max_concurrent=1, max_queued=0)
     app = create_app(daemon, admission)
-    http = HttpServer(app, [listener], threads=threads_for(1, 0), max_body=server.max_body)
+    http = HttpServer(app, listeners, threads=threads_for(1, 0), max_body=server.max_body)
     front = threading.Thread(target=http.run, name="http")
     front.start()
     try:

@@ -20,6 +20,7 @@ from pensieved.service.domain import find_domain
 from pensieved.service.launchctl import Launchctl
 from pensieved.service.lifecycle import Change, Lifecycle
 from pensieved.settings.edit import write_text
+from pensieved.settings.effect import EFFECTS, Effect
 from pensieved.settings.units import format_duration
 
 if TYPE_CHECKING:
@@ -63,27 +64,29 @@ def install(
     with alone_on(lifecycle.agent):
         domain, job = find_domain(lifecycle.launchctl), lifecycle.job()
         declaration = declare(lifecycle.agent, changes, headless=domain.headless)
-        check_port(declaration.settings, job)
+        check_port(lifecycle.agent, declaration.settings, job)
         _say(declaration)
         began, marks = time.time(), _marks(declaration)
         change = _apply(lifecycle, declaration)
     typer.echo(f"agent          {lifecycle.agent.label}: {change.value} ({domain.name})")
     if wait:
         since_start = began if change is not Change.NONE else 0.0
+        read_since = began if declaration.keys else 0.0
         _await(
             lifecycle,
             declaration,
-            Wait(lifecycle, address_of(declaration.settings.server), since_start, timeout),
+            Wait(lifecycle, address_of(declaration.settings.server), since_start, timeout, read_since),
             marks,
         )
 
 
 def _apply(lifecycle: Lifecycle, declaration: Declaration) -> Change:
-    """Write what differs; a running daemon gets a changed TOML by a restart."""
+    """Write what differs; a running daemon reads a changed TOML by itself, and is restarted where that is not enough."""
     if declaration.keys or not lifecycle.agent.config.exists():
         write_text(lifecycle.agent.config, declaration.toml)
     change = lifecycle.install(declaration.plist)
-    return lifecycle.restart() if change is Change.NONE and declaration.keys else change
+    needs_restart = any(EFFECTS[key] is Effect.RESTART for key in declaration.keys)
+    return lifecycle.restart() if change is Change.NONE and needs_restart else change
 
 
 def _await(lifecycle: Lifecycle, declaration: Declaration, wait: Wait, marks: dict[Path, int]) -> None:

@@ -10,6 +10,7 @@ import typer
 from pensieved.cli.agents import DEFAULT, Label
 from pensieved.cli.ask import Address, reload_config
 from pensieved.cli.standing import look
+from pensieved.cli.status import restarting
 from pensieved.errors import ConfigError, NotRunningError
 
 if TYPE_CHECKING:
@@ -46,4 +47,4 @@ def describe(report: ConfigReport) -> Iterator[str]:
     else:
         yield f"{report.path or 'The configuration'}: nothing has changed since it was read last."
     if report.waiting:
-        yield f"waiting for a restart: {', '.join(report.waiting)} (`pensieved restart`)"
+        yield f"waits for `pensieved {restarting(report.waiting)}`: {', '.join(report.waiting)}"

@@ -6,6 +6,8 @@ starts importing MLX on another core, and only then does this process import its
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ import typer
 
 from pensieved.control.daemon import Daemon
 from pensieved.errors import PensievedError
+from pensieved.http.activation import copies, inherited_sockets
 from pensieved.http.door import check_exposure
 from pensieved.http.listen import bind
 from pensieved.logs import configure_logging
@@ -45,9 +48,9 @@ def run(
         "cache": {"dir": cache_dir},
         "logging": {"level": log_level},
     }
-    origin = ConfigOrigin(flags, config)
+    origin, sockets = ConfigOrigin(flags, config), inherited_sockets()
     try:
-        serve(origin.load(), origin)
+        serve(origin.load(), origin, sockets)
     except PensievedError as error:
         if launchd_label() is None:
             raise
@@ -56,26 +59,31 @@ def run(
         return
     from pensieved.cli.hold import hold  # noqa: PLC0415  only a start that fails needs it
 
-    hold(failure, flags, config)
+    hold(failure, flags, config, sockets)
 
 
-def serve(settings: Settings, origin: ConfigOrigin | None = None) -> None:
+def serve(
+    settings: Settings, origin: ConfigOrigin | None = None, sockets: Sequence[socket.socket] = ()
+) -> None:
     """Run the daemon until a signal; returns when no process of it is left.
 
     Args:
         settings: as read from `origin`.
         origin: where to read them again, when they change; None: they never do.
+        sockets: held by whoever started this process, to be served instead of the configured address.
     """
     check(settings)
     _log_as(settings.logging)
-    listener = bind(settings.server.host, settings.server.port)
+    for each in sockets:  # whoever bound them need not have asked us where
+        check_exposure(settings.server.model_copy(update={"host": each.getsockname()[0]}))
+    listeners = copies(sockets) or [bind(settings.server.host, settings.server.port)]
     daemon = Daemon(settings, origin, check)
     daemon.configuration.subscribe(_Relog(settings.logging))
     daemon.prestart()
     try:
         from pensieved.cli.front import serve_until_signal  # noqa: PLC0415  after the engine began to import MLX
 
-        serve_until_signal(daemon, listener)
+        serve_until_signal(daemon, listeners)
     finally:
         daemon.stop()
 

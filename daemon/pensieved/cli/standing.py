@@ -12,6 +12,7 @@ from pensieved.service.agent import find_agent, installed_plist
 from pensieved.service.domain import find_domain, find_job
 from pensieved.service.launchctl import Launchctl
 from pensieved.service.lint import problems
+from pensieved.service.plist import held_port
 
 if TYPE_CHECKING:
     from pensieved.cli.ask import Answer
@@ -45,9 +46,14 @@ class Standing:
     key: str | None = field(default=None, repr=False)
 
     @property
+    def awaits_request(self) -> bool:
+        """Whether launchd listens in its place, and starts it with the first request."""
+        return self.job is not None and self.job.pid is None and held_port(self.agent) is not None
+
+    @property
     def ready(self) -> bool:
         """Whether a request would be answered now."""
-        return self.answer is not None and self.answer.ready
+        return self.awaits_request or (self.answer is not None and self.answer.ready)
 
     def agent_words(self) -> str:
         """The agent's state in one line."""
@@ -82,7 +88,10 @@ def look(label: str) -> Standing:
         address = address_of(agent_settings(agent).server)
     except ConfigError as error:
         found.append(str(error))
-    url, answer = _reach(address, job)
+    if job is not None and job.pid is None and held_port(agent) is not None:
+        url, answer = address.url if address else None, None  # to ask it would be to start it
+    else:
+        url, answer = _reach(address, job)
     key = address.key if address else None
     return Standing(agent, launchctl.exists, agent.plist.exists(), switched_off, job, url, answer, found, key)
 

@@ -50,6 +50,9 @@ def describe(standing: Standing) -> Iterator[str]:
     for problem in standing.problems:
         yield f"problem   {problem}"
     answer = standing.answer
+    if standing.awaits_request:
+        yield f"daemon    starts with the first request on {standing.url}"
+        return
     if answer is None:
         yield f"daemon    does not answer{f' on {standing.url}' if standing.url else ''}"
         return
@@ -83,7 +86,12 @@ def _config(report: DaemonReport) -> Iterator[str]:
         keys = "; ".join(f"{change.key} {change.effect.words}" for change in config.changes)
         yield f"config    {format_duration(max(0.0, time.time() - config.changed_at))} ago: {keys}"
     if config.waiting:
-        yield f"config    waits for `pensieved restart`: {', '.join(config.waiting)}"
+        yield f"config    waits for `pensieved {restarting(config.waiting)}`: {', '.join(config.waiting)}"
+
+
+def restarting(keys: tuple[str, ...]) -> str:
+    """The command that brings keys into force which only a new process knows: some stand in the plist, too."""
+    return "install" if "server.activation" in keys else "restart"
 
 
 def _phase(report: DaemonReport) -> str:

@@ -31,6 +31,7 @@ class Wait:
         lifecycle: the agent.
         address: of its daemon.
         not_before: seconds since the epoch; a daemon that started earlier is the one that is being replaced.
+        read_since: the same for a daemon that goes on, and reads a changed configuration.
         timeout: seconds after which to give up, whatever happens; None waits as long as there is progress.
     """
 
@@ -38,6 +39,7 @@ class Wait:
     address: Address
     not_before: float
     timeout: float | None = None
+    read_since: float = 0.0
 
     def until_ready(self) -> Answer:
         """The ready daemon's answer.
@@ -64,6 +66,11 @@ class _Watcher:
             answer = ask(self._wait.address)
             if answer is None or answer.report.started_at < self._wait.not_before:
                 self._look_at_agent()
+            elif answer.report.read_at < self._wait.read_since or not answer.report.settled:
+                self._heard = time.monotonic()
+                self._follow(answer.report)
+            elif answer.report.phase == "degraded":
+                self._failed(answer.report)
             elif answer.ready:
                 return answer
             else:
@@ -78,10 +85,11 @@ class _Watcher:
             self._failed(report)
         else:
             self._failing = None
-            if report.progress is not None:
-                self._display.progress(report.progress)
+            stage = report.upcoming or report
+            if stage.progress is not None:
+                self._display.progress(stage.progress)
             else:
-                self._tell(f"{report.phase} {report.detail}".strip())
+                self._tell(f"{stage.phase} {stage.detail}".strip())
 
     def _failed(self, report: DaemonReport) -> None:
         what, hint = report.error or "The daemon has failed.", report.hint or ""

@@ -74,6 +74,11 @@ class Daemon:
         """What the latest reading of the configuration brought."""
         return self.configuration.report
 
+    @property
+    def settled(self) -> bool:
+        """Whether the settings in force have been acted upon, with whatever result."""
+        return self._reconciler.settled
+
     def prestart(self) -> None:
         """Start the engine process, which imports MLX while this process does other things."""
         self._succession.prestart(self.settings)

@@ -47,8 +47,15 @@ class Reconciler:
         self._changed = threading.Condition()  # guards what follows
         self._wanted = settings
         self._wish = 1  # counts what was wanted
+        self._done = 0  # the latest wish that was acted upon, whatever came of it
         self._stopping = False
         self._cancel = threading.Event()  # ends the preparation under way
+
+    @property
+    def settled(self) -> bool:
+        """Whether the latest wish was acted upon; what came of it, the status says."""
+        with self._changed:
+            return self._done == self._wish
 
     def start(self) -> None:
         """Begin to reconcile, in a thread of its own."""
@@ -75,20 +82,21 @@ class Reconciler:
             self._succession.end()  # what was about to begin meanwhile
 
     def _run(self) -> None:
-        done = 0
-        while (next_wish := self._next(done)) is not None:
-            settings, done = next_wish
+        while (next_wish := self._next()) is not None:
+            settings, wish = next_wish
             self._attempt(settings)
+            with self._changed:
+                self._done = wish
 
-    def _next(self, done: int) -> tuple[Settings, int] | None:
-        """Wait for a wish newer than `done`, or for the time to try again; None at the end."""
+    def _next(self) -> tuple[Settings, int] | None:
+        """Wait for another wish, or for the time to try again; None at the end."""
         with self._changed:
-            while not self._stopping and self._wish == done:
+            while not self._stopping and self._wish == self._done:
                 delay = None if self._retry_at is None else self._retry_at - time.time()
                 if delay is not None and delay <= 0:
                     break
                 self._changed.wait(delay)
-            if self._wish != done:
+            if self._wish != self._done:
                 self._backoff.reset()
             self._cancel = threading.Event()
             return None if self._stopping else (self._wanted, self._wish)

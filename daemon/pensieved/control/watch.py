@@ -1,6 +1,6 @@
 """Noticing that a file has changed, by looking at it now and then.
 
-Looking costs two microseconds a file, and sees what notifications do not: a link that points elsewhere, a change behind
+Looking costs five microseconds a file, and sees what notifications do not: a link that points elsewhere, a change behind
 a link, a folder that is not there yet, a volume that sends none. A change counts once the file stands still, so that
 half of a file that an editor is writing is not read.
 """

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from pensieved.errors import UsageError
+from pensieved.models.reach import check_reachable
 
 DEFAULT_REVISION = "main"
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -122,6 +123,7 @@ def parse_source(url: str, revision: str | None = None) -> Source:
 
     Raises:
         UsageError: the text is none of the forms, or names a file or folder that is not there.
+        PermanentError: it names one that does not answer, or may not be read.
     """
     text = url.strip()
     source = _parse(text)
@@ -204,7 +206,9 @@ def _hub_page(text: str) -> HubSource:
 
 def _local(path: str, text: str) -> FolderSource | GgufSource:
     try:
-        resolved = Path(path).expanduser().resolve()
+        named = Path(path).expanduser()
+        check_reachable(named)
+        resolved = named.resolve()
         mode = resolved.stat().st_mode
     except (RuntimeError, ValueError):  # an unknown ~user, or a null byte
         raise UsageError(f"{text!r} is not a usable path.", hint=FORMS) from None

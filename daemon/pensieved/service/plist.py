@@ -25,7 +25,12 @@ _MODE = 0o644  # launchd refuses (122) what others may write, and cannot read wh
 
 
 def build(
-    agent: Agent, environment: Mapping[str, str], *, drain_timeout: float, headless: bool
+    agent: Agent,
+    environment: Mapping[str, str],
+    *,
+    drain_timeout: float,
+    headless: bool,
+    held: tuple[str, int] | None = None,
 ) -> dict[str, Any]:
     """The agent's property list.
 
@@ -35,6 +40,8 @@ def build(
         drain_timeout: `server.drain_timeout` in seconds; launchd kills ten seconds after it.
         headless: for a machine where nobody logs in at the screen: launchd loads agents without a session type
             only where there is a graphical session.
+        held: host and port on which launchd itself listens, to start the daemon with the first request; not at login
+            then, and not again after a crash, but with the next request.
 
     Raises:
         ServiceError: launchd would not understand it.
@@ -50,6 +57,9 @@ def build(
     filled: dict[str, Any] = _fill(template(), values)
     if headless:
         filled["LimitLoadToSessionType"] = "Background"
+    if held is not None:
+        del filled["RunAtLoad"], filled["KeepAlive"]  # either would start it at once
+        filled["Sockets"] = {"http": {"SockNodeName": held[0], "SockServiceName": str(held[1])}}
     lint.check(filled)
     return filled
 
@@ -59,6 +69,13 @@ def template() -> dict[str, Any]:
     text = resources.files("pensieved.service").joinpath("agent.plist").read_bytes()
     loaded: dict[str, Any] = plistlib.loads(text)
     return loaded
+
+
+def held_port(agent: Agent) -> int | None:
+    """The port on which launchd listens for the installed agent, if it does."""
+    entry = (installed_plist(agent) or {}).get("Sockets", {}).get("http", {})
+    port = str(entry.get("SockServiceName", "")) if isinstance(entry, dict) else ""
+    return int(port) if port.isdecimal() else None
 
 
 def serialize(plist: Mapping[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ import plistlib
 import pwd
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -84,8 +85,18 @@ def bare_environment(label: str, home: str) -> dict[str, str]:
     }
 
 
-def spawn(plist: dict[str, Any], home: str) -> subprocess.Popen[bytes]:
-    """Start the job's program as launchd would. Raises OSError, which launchd reports as exit 78 (EX_CONFIG)."""
+def spawn(
+    plist: dict[str, Any], home: str, sockets: dict[str, list[socket.socket]], activation: str
+) -> subprocess.Popen[bytes]:
+    """Start the job's program as launchd would. Raises OSError, which launchd reports as exit 78 (EX_CONFIG).
+
+    `activation` is the library that answers launch_activate_socket in its place.
+    """
+    held = [each.fileno() for group in sockets.values() for each in group]
+    passed = ";".join(
+        f"{name}:{','.join(str(each.fileno()) for each in group)}" for name, group in sockets.items()
+    )
+    given = {"STANDIN_SOCKETS": passed, "LD_PRELOAD": activation} if sockets else {}
     with contextlib.ExitStack() as files:
         streams = [
             files.enter_context(Path(plist.get(key, "/dev/null")).open(mode))
@@ -101,7 +112,8 @@ def spawn(plist: dict[str, Any], home: str) -> subprocess.Popen[bytes]:
             stdout=streams[1],
             stderr=streams[2],
             cwd=plist.get("WorkingDirectory", "/"),
-            env={**bare_environment(plist["Label"], home), **plist.get("EnvironmentVariables", {})},
+            env={**bare_environment(plist["Label"], home), **given, **plist.get("EnvironmentVariables", {})},
+            pass_fds=held,
             start_new_session=True,
             preexec_fn=lambda: _become(plist.get("SoftResourceLimits", {})),  # noqa: PLW1509  it has one thread
         )
@@ -116,6 +128,19 @@ def _become(limits: dict[str, int]) -> None:
         )
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def bind_sockets(plist: dict[str, Any]) -> dict[str, list[socket.socket]]:
+    """The sockets that launchd holds for the job, by the names of the plist. Raises OSError."""
+    return {name: [_bound(spec)] for name, spec in plist.get("Sockets", {}).items()}
+
+
+def _bound(spec: dict[str, Any]) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((spec.get("SockNodeName", "127.0.0.1"), int(spec["SockServiceName"])))
+    listener.listen()
+    return listener
 
 
 def kept_alive(plist: dict[str, Any], status: int) -> bool:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "LAUNCHCTL_STANDIN"
+ACTIVATION = "activate.so"
+"""The library, made of activate.c, through which a job gets its sockets."""
 
 
 @dataclass(frozen=True)

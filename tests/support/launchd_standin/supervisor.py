@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from launchd_standin.jobs import (
     DEFAULT_EXIT_TIMEOUT,
     DEFAULT_THROTTLE,
+    bind_sockets,
     kept_alive,
     runs_at_load,
     spawn,
 )
-from launchd_standin.store import Store
+from launchd_standin.store import ACTIVATION, Store
 
 if TYPE_CHECKING:
     import subprocess
@@ -53,6 +54,7 @@ class Supervisor:
         self.kill_at: float | None = None
         self.leaving = False
         self.again = False
+        self.sockets = bind_sockets(self.plist)
 
     def serve(self) -> None:
         """Until booted out, or the owner is gone."""
@@ -68,13 +70,25 @@ class Supervisor:
             control.listen()
             Path("control.new").rename("control")
             while not (self.leaving and self.child is None):
-                ready, _, _ = select.select([control, wake_read], [], [], self.patience())
+                waiting = self.listeners()
+                ready, _, _ = select.select([control, wake_read, *waiting], [], [], self.patience())
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_read, 512)
                 self.reap()
                 if control in ready:
                     self.answer(control)
+                if any(each in ready for each in waiting) and self.child is None:
+                    self.spawn_at = self.spawned + self.throttle()
                 self.act()
+
+    def listeners(self) -> list[socket.socket]:
+        """Those on which a connection starts the job: all, while it neither runs nor is about to."""
+        if self.child is not None or self.spawn_at is not None or self.leaving:
+            return []
+        return [each for group in self.sockets.values() for each in group]
+
+    def throttle(self) -> float:
+        return self.plist.get("ThrottleInterval", DEFAULT_THROTTLE) * self.config.throttle_scale
 
     def patience(self) -> float:
         now = time.monotonic()
@@ -98,7 +112,7 @@ class Supervisor:
         self.spawn_at, self.spawned = None, time.monotonic()
         self.runs += 1
         try:
-            self.child = spawn(self.plist, self.spec["home"])
+            self.child = spawn(self.plist, self.spec["home"], self.sockets, str(self.store.folder / ACTIVATION))
         except OSError:
             self.ended(_EX_CONFIG)
 
@@ -115,8 +129,7 @@ class Supervisor:
         if self.again:
             self.again, self.spawn_at = False, time.monotonic()
         elif kept_alive(self.plist, status):
-            throttle = self.plist.get("ThrottleInterval", DEFAULT_THROTTLE) * self.config.throttle_scale
-            self.spawn_at = self.spawned + throttle
+            self.spawn_at = self.spawned + self.throttle()
 
     def kill(self, number: int) -> None:
         if self.child is not None:
