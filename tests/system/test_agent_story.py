@@ -21,7 +21,9 @@ from pensieved.cli.standing import look
 from pensieved.cli.status import to_json
 from support.cli import expect, pensieved
 from support.daemon import wait_for
+from support.hub import Hub
 from support.launchd import Launchd
+from support.tiny import llama_files
 
 LABEL = "org.pensieved.daemon"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
@@ -272,6 +274,27 @@ def test_a_model_that_cannot_be_served_ends_with_the_reason_and_the_last_lines_o
     assert "phase     failed" in status
     assert "is running" in status  # a failure that waits for a change is no reason to be respawned
     assert standing()["agent"]["runs"] == 1
+
+
+@pytest.mark.slow
+def test_a_gated_model_says_what_to_do_and_is_there_once_that_is_done(launchd, port, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.commit("org/gated", llama_files())
+        hub.repos["org/gated"].gated = True
+        cache = tmp_path / "cache"
+        done = expect(1, "install", "--model-url", "org/gated", "--port", port, "--cache-dir", cache)
+        assert "gated or private" in done.stderr
+        assert "hf auth login" in done.stderr
+        assert "phase     failed" in expect(3, "status").stdout
+
+        (tmp_path / "hf" / "token").write_text(hub.token)  # what `hf auth login` does
+        expect(0, "reload")
+        wait_for(lambda: standing()["ready"], 120, "the model")
+        assert standing()["agent"]["runs"] == 1
+        assert hub.token not in (launchd.agents / f"{LABEL}.plist").read_text()
 
 
 @pytest.fixture
