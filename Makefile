@@ -30,7 +30,8 @@ format: dev
 	$(BIN)/ruff check --fix .
 
 docs: dev  ## Write the generated files again.
-	$(BIN)/python -m pensieved.settings.document config
+	$(BIN)/python -m pensieved.settings.document config docs
+	$(BIN)/python -m pensieved.cli.document docs
 
 install: $(VENV)/installed-$(or $(EXTRA),default)
 dev: $(VENV)/installed-dev

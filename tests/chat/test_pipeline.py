@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pensieved.chat.conversation import Conversation, RawPrompt, Role, ToolChoice, ToolDefinition, text_turn
 from pensieved.chat.events import TextDelta, ThinkingDelta, ToolArgumentsDelta, ToolCallEnd, ToolCallStart
 from pensieved.chat.tokenizer import ChatTokenizer
-from pensieved.chat.toolformat import FORMATS
+from pensieved.chat.toolformat import FORMATS, deepseek
 from pensieved.models.manifest import TokenizerFacts
 from support import tool_templates
 from support.front import TOKENS, ids_of
@@ -23,6 +23,9 @@ ANSWERS = {
     "glm47": "<tool_call>get\n<arg_key>city</arg_key>\n<arg_value>東京 🙂</arg_value>\n</tool_call>",
     "pythonic": '<|tool_call_start|>[get(city="東京 🙂")]<|tool_call_end|>',
     "gemma4": '<|tool_call>call:get{city:<|"|>東京 🙂<|"|>}<tool_call|>',
+    "deepseek_v31": deepseek("<|tool_calls_begin|><|tool_call_begin|>get<|tool_sep|>")
+    + '{"city": "東京 🙂"}'
+    + deepseek("<|tool_call_end|><|tool_calls_end|>"),
     "mistral": '[TOOL_CALLS][{"name": "get", "arguments": {"city": "東京 🙂"}}]',
 }
 

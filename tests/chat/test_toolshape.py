@@ -17,11 +17,13 @@ from pensieved.chat.conversation import (
     Turn,
     text_turn,
 )
+from pensieved.chat.events import TextDelta, ToolArgumentsDelta, ToolCallEnd
 from pensieved.chat.shape import probe
 from pensieved.chat.template import ChatTemplate
 from pensieved.chat.tokenizer import ChatTokenizer
-from pensieved.chat.toolformat import GENERIC, Style
+from pensieved.chat.toolformat import FORMATS, GENERIC, Style
 from pensieved.chat.toolshape import CallIds
+from pensieved.chat.toolstage import ToolStage
 from pensieved.models.manifest import TokenizerFacts
 from support import chat_templates, tool_templates
 from support.front import TOKENS
@@ -81,6 +83,42 @@ def test_llama():
     shape = shape_of(tool_templates.LLAMA)
     assert (shape.form.begin, shape.form.arguments_key, shape.form.style) == ("", "parameters", Style.OBJECT)
     assert (shape.parallel_calls, shape.user_after_results) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("template", "form", "as_text", "parallel"),
+    [
+        (tool_templates.HARMONY, "harmony", False, False),
+        (tool_templates.DEEPSEEK_V3, "deepseek_v3", False, True),
+        (tool_templates.DEEPSEEK_V31, "deepseek_v31", True, True),
+        (tool_templates.DEEPSEEK_V32, "deepseek_dsml", False, True),
+        (tool_templates.KIMI_K2, "kimi_k2", False, True),
+    ],
+    ids=["harmony", "deepseek v3", "deepseek v3.1", "deepseek v3.2", "kimi k2"],
+)
+def test_formats_are_known_by_what_the_template_writes(template, form, as_text, parallel):
+    shape = shape_of(template, form if form == "kimi_k2" else "")
+    assert (shape.form.parser, shape.arguments_as_text, shape.parallel_calls) == (form, as_text, parallel)
+
+
+@pytest.mark.parametrize("parser", ["deepseek_v3", "deepseek_v31", "deepseek_dsml", "kimi_k2"])
+def test_what_a_template_writes_is_read_as_the_calls_that_were_made(parser):
+    template = {
+        "deepseek_v3": tool_templates.DEEPSEEK_V3,
+        "deepseek_v31": tool_templates.DEEPSEEK_V31,
+        "deepseek_dsml": tool_templates.DEEPSEEK_V32,
+        "kimi_k2": tool_templates.KIMI_K2,
+    }[parser]
+    prompt = rendered(
+        template, QUESTION, asked(call(1, "東京"), call(2)), told(result(1), result(2)), parser=parser
+    )
+    stage = ToolStage(FORMATS[parser], (WEATHER,), parallel=True)
+    answer = prompt[prompt.rindex(FORMATS[parser].begin) :]
+    deltas = stage.feed([TextDelta(answer)])
+    arguments = [delta.json for delta in deltas if isinstance(delta, ToolArgumentsDelta)]
+    ends = [index for index, delta in enumerate(deltas) if isinstance(delta, ToolCallEnd)]
+    assert len(ends) == 2
+    assert "".join(arguments).replace('": ', '":') == '{"city":"東京"}{"city":"Rome"}'
 
 
 def test_a_marker_that_nobody_told_of_is_found():
@@ -176,13 +214,10 @@ def test_parallel_calls_are_told_one_by_one_where_the_template_insists():
 
 
 def test_counted_ids():
-    template = tool_templates.QWEN.replace(
-        "{%- set call = call.function %}", "{{- call.id }}{%- set call = call.function %}"
-    )
     turns = (QUESTION, asked(call(1), call(2)), told(result(1), result(2)))
-    prompt = rendered(template, *turns, parser="kimi_k2")
-    assert "functions.weather:0" in prompt
-    assert "functions.weather:1" in prompt
+    prompt = rendered(tool_templates.KIMI_K2, *turns, parser="kimi_k2")
+    assert "<|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>" in prompt
+    assert "## Return of functions.weather:1\nsunny<|im_end|>" in prompt
 
 
 def test_answer_schema_stands_in_the_system_text():

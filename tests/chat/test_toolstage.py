@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pensieved.chat.conversation import ToolDefinition
 from pensieved.chat.events import TextDelta, ToolArgumentsDelta, ToolCallEnd, ToolCallStart
-from pensieved.chat.toolformat import FORMATS, GENERIC
+from pensieved.chat.toolformat import DSML, FORMATS, GENERIC, deepseek
 from pensieved.chat.toolstage import ToolStage
 
 TOOLS = (
@@ -69,6 +69,7 @@ def run(parser, chunks, *, parallel=True):
 
 
 KIMI = "<|tool_call_begin|>functions.{}<|tool_call_argument_begin|>{}<|tool_call_end|>"
+DSML_CALLS = "<DSMLfunction_calls>\n{}\n</DSMLfunction_calls>"
 K3_CALL = '<|open|>call tool="{}" index="1"<|sep|>{}<|close|>call<|sep|>'
 K3_ARGUMENT = '<|open|>argument key="{}" type="{}"<|sep|>{}<|close|>argument<|sep|>'
 
@@ -192,6 +193,41 @@ CASES = {
         + K3_CALL.format("b", '<|open|>json type="object"<|sep|>{"q": [1]}<|close|>json<|sep|>')
         + "<|close|>tools<|sep|>",
         [call(city="5", n=3), call("b", q=[1])],
+    ),
+    "deepseek v3": (
+        "deepseek_v3",
+        "I look."
+        + deepseek("<|tool_calls_begin|><|tool_call_begin|>function<|tool_sep|>get")
+        + '\n```json\n{"city": "a```b", "n": 1}\n```'
+        + deepseek("<|tool_call_end|>\n<|tool_call_begin|>function<|tool_sep|>b")
+        + "\n```json\n{}\n```"
+        + deepseek("<|tool_call_end|><|tool_calls_end|>"),
+        [text("I look."), call(city="a```b", n=1), call("b")],
+    ),
+    "deepseek v3.1": (
+        "deepseek_v31",
+        deepseek("<|tool_calls_begin|><|tool_call_begin|>get<|tool_sep|>")
+        + '{"n": 1}'
+        + deepseek("<|tool_call_end|><|tool_call_begin|>b<|tool_sep|>")
+        + "{}"
+        + deepseek("<|tool_call_end|><|tool_calls_end|>"),
+        [call(n=1), call("b")],
+    ),
+    "deepseek v3.1 cut off": (
+        "deepseek_v31",
+        deepseek("<|tool_calls_begin|><|tool_call_begin|>get<|tool_sep|>") + '{"n": 1, "city": "R',
+        [call(n=1, complete=False)],
+    ),
+    "deepseek v3.2": (
+        "deepseek_dsml",
+        "I look.\n\n"
+        + DSML_CALLS.format(
+            '<DSMLinvoke name="get">\n<DSMLparameter name="city" string="true">5 < 6</DSMLparameter>\n'
+            '<DSMLparameter name="x" string="true">5</DSMLparameter>\n'
+            '<DSMLparameter name="l" string="false">[1, {"a": null}]</DSMLparameter>\n</DSMLinvoke>\n'
+            '<DSMLinvoke name="b">\n</DSMLinvoke>'
+        ).replace("DSML", DSML),
+        [text("I look.\n\n"), call(city="5 < 6", x="5", l=[1, {"a": None}]), call("b")],
     ),
     "qwen coder": (
         "qwen3_coder",
@@ -334,6 +370,11 @@ PIECES += [
     "🙂",
     "null",
 ]
+PIECES += [
+    deepseek(f"<|tool_{word}|>") for word in ("calls_begin", "call_begin", "sep", "call_end", "calls_end")
+]
+PIECES += ["function", "\n```json\n", "\n```", f"<{DSML}function_calls>", f'<{DSML}invoke name="get">']
+PIECES += [f'<{DSML}parameter name="city" string="true">', f"</{DSML}parameter>", f"</{DSML}invoke>"]
 PIECES += ["<|tool_call>", "<tool_call|>", '<|"|>', "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"]
 
 

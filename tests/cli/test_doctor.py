@@ -176,8 +176,10 @@ def test_keys_that_others_can_read(toml, tmp_path):
     assert "no API key is configured" in only(examine(), "access").what
 
 
-def test_the_port_is_somebody_elses(toml, free_port):
-    with socket.create_server(("127.0.0.1", free_port)):
+def test_the_port_is_somebody_elses(toml, home):
+    with FakeStatus() as stranger:
+        stranger.status = {"some": "other service"}
+        default_config_file().write_text(f"[server]\nport = {stranger.port}\n")
         found = only(examine(), "daemon")
     assert found.level is Level.PROBLEM
     assert f"(pid {os.getpid()})" in found.what
@@ -195,7 +197,7 @@ def test_a_daemon_that_answers(toml, home):
         failed = only(found, "daemon")
         assert (failed.level, failed.why, failed.todo) == (Level.PROBLEM, "Gated.", "Ask.")
         assert of(found, "versions")[1].level is Level.WARNING
-        daemon.status |= {"phase": "downloading"}
+        daemon.ready, daemon.status = False, daemon.status | {"phase": "downloading"}
         assert only(examine(), "daemon").level is Level.NOTE
 
 

@@ -219,12 +219,16 @@ def test_a_new_model_takes_over_beside_the_old_and_answers_finish_where_they_beg
     w = world()
     w.scripts = [Script(first=1000, step_delay=0.02), Script(first=2000)]
     w.start(models[0])
+    os.kill(w.succession.engine.stats.pid, signal.SIGKILL)
+    wait_until(lambda: w.succession.engine.stats.restarts == 1)
+    w.settle(Phase.READY)
     old = w.serving
     assert old.users.enter()
     running = w.ask(60)
     w.phases.clear()
     w.want(models[1])
     w.settle(Phase.READY, "other")
+    assert w.succession.engine_stats().restarts == 1  # of the engine before, too
     assert Phase.LOADING not in w.phases  # somebody answered at every moment
     assert ("other", Phase.LOADING) in w.upcoming
     assert not old.users.enter()  # the next one goes to the new model

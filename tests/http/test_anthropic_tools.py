@@ -242,6 +242,29 @@ def test_the_models_own_format():
         assert '"name": "weather"' in prompt_of(front)
 
 
+HARMONY = (
+    "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+    '<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}'
+)
+
+
+def test_channels():
+    with (
+        modelled_front(HARMONY, template=tool_templates.HARMONY, end="</s>") as front,
+        anthropic.Anthropic(base_url=front.url, api_key="none", max_retries=0) as client,
+    ):
+        message = client.messages.create(**ASK, tools=[WEATHER], thinking={"type": "adaptive"})
+        thought, text, call = message.content
+        assert (thought.thinking, text.text, call.input) == ("hm", "I look.", {"city": "Rome"})
+        assert message.stop_reason == "tool_use"
+        results = [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]
+        turns = [{"role": "assistant", "content": message.content}, {"role": "user", "content": results}]
+        client.messages.create(**ASK | {"messages": [*ASK["messages"], *turns]}, tools=[WEATHER])
+        assert "<|channel|>analysis<|message|>hm\n\nI look.<|end|>" in prompt_of(front)
+        hidden = client.messages.create(**ASK, tools=[WEATHER])
+        assert [block.type for block in hidden.content] == ["text", "tool_use"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

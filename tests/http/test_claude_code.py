@@ -85,6 +85,15 @@ def test_it_prints_the_answer(claude, tmp_path):
         assert "x-anthropic-billing-header" not in prompt_of(front)
 
 
+def test_all_of_its_tools(claude, tmp_path):
+    with modelled_front("Hello.", context_length=200_000, tokens_per_step=8) as front:
+        printed, asked = run(claude, front, tmp_path, "say hello")
+        assert printed == "Hello."
+        assert len(asked) == 1
+        assert '"name": "Bash"' in prompt_of(front)
+        assert prompt_of(front).count('"parameters": ') > 10
+
+
 def test_it_completes_a_tool_loop(claude, tmp_path):
     call = 'I look.\n<tool_call>\n{"name": "Bash", "arguments": {"command": "echo magic-$((40+2))"}}\n</tool_call>'
     with modelled_front(call, "It said magic-42.", context_length=200_000, tokens_per_step=8) as front:

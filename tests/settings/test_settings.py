@@ -9,7 +9,8 @@ import pytest
 
 from pensieved.errors import ConfigError
 from pensieved.settings import load_settings
-from pensieved.settings.document import example_toml, json_schema
+from pensieved.settings.document import example_toml, json_schema, reference
+from pensieved.settings.effect import keys
 from pensieved.settings.tomltext import line_of
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +136,17 @@ def test_line_of_finds_nested_quoted_and_dotted_keys():
 def test_the_committed_example_and_schema_are_current():
     assert (ROOT / "config/pensieved.toml").read_text() == example_toml()
     assert (ROOT / "config/pensieved.schema.json").read_text() == json_schema()
+    assert (ROOT / "docs/configuration.md").read_text() == reference()
+
+
+def test_every_key_is_in_the_docs_with_its_variable():
+    page = (ROOT / "docs/configuration.md").read_text()
+    for key in keys():
+        section, name = key.split(".")
+        table = page.partition(f"## [{section}]")[2].partition("\n## [")[0]
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+        assert f"`PENSIEVED_{section.upper()}__{name.upper()}`" in row
+        assert len([cell for cell in row.split(" | ") if cell.strip()]) == 6
 
 
 def test_the_example_with_every_key_active_is_the_defaults(write):

@@ -159,6 +159,7 @@ class StandInDaemon:
     serving: ServingModel | None = None
     engine: EngineFacts = field(default_factory=EngineFacts)
 
+    settled: bool = True
     config_report: ConfigReport = field(default_factory=lambda: ConfigReport(path=None, read_at=0.0))
 
     def reload(self) -> ConfigReport:

@@ -211,7 +211,7 @@ class Fuzzer:
         operations = [
             found.ok() for found in schemathesis.openapi.from_dict(self.document).get_all_operations()
         ]
-        asking = [operation for operation in operations if operation.method == "post"]
+        asking = [operation for operation in operations if len(operation.body)]
         for operation in operations:
             self._generate(
                 operation, GenerationMode.POSITIVE, 2 if operation not in asking else count // 12, number

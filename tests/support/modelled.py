@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pensieved.chat.tokenizer import ChatTokenizer
 from pensieved.models.manifest import TokenizerFacts
@@ -28,9 +28,10 @@ def modelled_front(
     context_length: int = 4096,
     end: str = END,
     tokens_per_step: int = 1,
+    **server: Any,
 ) -> Iterator[Front]:
     """A front that gives `answers` one after the other, the last one for ever."""
-    with running_front(tokens_per_step=tokens_per_step) as front:
+    with running_front(tokens_per_step=tokens_per_step, **server) as front:
         text = ChatTokenizer(byte_level(), template, TOKENS, (), facts)
         model = serving_model(front.engine, context_length=context_length)
         front.daemon.serving = dataclasses.replace(model, text=text)

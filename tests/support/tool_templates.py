@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pensieved.chat.toolformat import DSML, deepseek
+
 # Hermes and Qwen: JSON between tags, results as a user's turn, reasoning in a field of its own.
 QWEN = """{%- if tools %}
     {{- '<|im_start|>system\\n' }}
@@ -101,3 +103,101 @@ ODD = """{%- if tools %}{{- "Tools: " + (tools | tojson) + "\\n" }}{%- endif %}
 FORGETFUL = """{%- if tools %}{{- "Tools: " + (tools | tojson) + "\\n" }}{%- endif %}
 {%- for message in messages if message.role != "tool" %}{{- message.role + ": " + message.content + "\\n" }}{%- endfor %}
 {%- if add_generation_prompt %}{{- "assistant:" }}{%- endif %}"""
+
+# gpt-oss: messages on channels; a call is the last of its turn, and a turn that calls has reasoning or text, not both.
+HARMONY = """{{- '<|start|>system<|message|>Reasoning: ' + (reasoning_effort or 'medium') + '<|end|>' }}
+{%- set said = messages[1:] if messages[0].role == 'system' else messages %}
+{%- if tools or messages[0].role == 'system' %}
+    {{- '<|start|>developer<|message|>' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
+    {%- for tool in tools or [] %}
+        {{- 'type ' + tool.function.name + ' = (_: {' + (tool.function.parameters.properties or {}) | join(', ') + '}) => any;' }}
+    {%- endfor %}
+    {{- '<|end|>' }}
+{%- endif %}
+{%- set called = namespace(name=none) %}
+{%- for message in said %}
+    {%- if message.role == 'user' %}
+        {{- '<|start|>user<|message|>' + message.content + '<|end|>' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|start|>functions.' + called.name + ' to=assistant<|channel|>commentary<|message|>' + message.content | tojson + '<|end|>' }}
+    {%- elif message.role == 'assistant' and 'tool_calls' in message %}
+        {%- if message.content and message.thinking %}{{- raise_exception('content and thinking') }}{%- endif %}
+        {%- set reasoned = message.content or message.thinking %}
+        {%- if reasoned %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + reasoned + '<|end|>' }}{%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' + call.arguments | tojson + '<|call|>' }}
+        {%- set called.name = call.name %}
+    {%- elif message.role == 'assistant' %}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + message.content }}
+        {{- '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
+
+# DeepSeek V3 and R1 in the templates that describe tools: arguments in a block of code.
+DEEPSEEK_V3 = """{{- bos_token }}
+{%- if messages[0].role == 'system' %}{{- messages[0].content }}{%- endif %}
+{%- if tools %}{{- '\\n\\n' + (tools | tojson) }}{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {{- 'BUser|>' + message.content + 'BAssistant|>' }}
+    {%- elif message.role == 'assistant' %}
+        {{- message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {{- 'Btool_calls_begin|>' if loop.first else '\\n' }}
+            {{- 'Btool_call_begin|>' + call.type + 'Btool_sep|>' + call.function.name + '\\n```json\\n' + call.function.arguments | tojson + '\\n```Btool_call_end|>' }}
+            {{- 'Btool_calls_end|>' if loop.last }}
+        {%- endfor %}
+        {{- eos_token }}
+    {%- elif message.role == 'tool' %}
+        {{- 'Btool_output_begin|>' + message.content + 'Btool_output_end|>' }}
+    {%- endif %}
+{%- endfor %}"""
+for _word in ("calls_begin", "call_begin", "sep", "call_end", "calls_end", "output_begin", "output_end"):
+    DEEPSEEK_V3 = DEEPSEEK_V3.replace(f"Btool_{_word}|>", deepseek(f"<|tool_{_word}|>"))
+DEEPSEEK_V3 = DEEPSEEK_V3.replace("BUser|>", deepseek("<|User|>")).replace(
+    "BAssistant|>", deepseek("<|Assistant|>")
+)
+
+# V3.1: arguments as they are, which must come as text.
+_SEP = deepseek("<|tool_sep|>")
+DEEPSEEK_V31 = DEEPSEEK_V3.replace(f"call.type + '{_SEP}' + ", "").replace("| tojson + '\\n```", "+ '")
+DEEPSEEK_V31 = DEEPSEEK_V31.replace("'\\n```json\\n'", f"'{_SEP}'")
+
+# V3.2: each argument between tags of its own.
+DEEPSEEK_V32 = """{{- bos_token }}
+{%- if tools %}{{- (tools | tojson) + '\\n' }}{%- endif %}
+{%- for message in messages %}
+    {{- '<|' + message.role + '|>' + message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '\\n\\n<DSMLfunction_calls>' if loop.first }}
+        {{- '\\n<DSMLinvoke name="' + call.function.name + '">\\n' }}
+        {%- for key, value in call.function.arguments.items() %}
+            {{- '<DSMLparameter name="' + key + '" string="' + ('true' if value is string else 'false') + '">' }}
+            {{- (value if value is string else value | tojson) + '</DSMLparameter>\\n' }}
+        {%- endfor %}
+        {{- '</DSMLinvoke>' + ('\\n</DSMLfunction_calls>' if loop.last else '') }}
+    {%- endfor %}
+    {{- eos_token if message.role == 'assistant' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"""
+
+DEEPSEEK_V32 = DEEPSEEK_V32.replace("<DSML", f"<{DSML}").replace("</DSML", f"</{DSML}")
+
+# Kimi K2 Thinking: calls are numbered through the whole conversation, in the identifiers.
+KIMI_K2 = """{%- if tools %}{{- '<|im_system|>tool_declare<|im_middle|>' + (tools | tojson) + '<|im_end|>' }}{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_' + ('user' if message.role == 'user' else 'assistant' if message.role == 'assistant' else 'system') + '|>' }}
+    {{- (message.name or message.role) + '<|im_middle|>' }}
+    {%- if message.role == 'assistant' %}{{- '<think>' + (message.reasoning_content or '') + '</think>' }}{%- endif %}
+    {%- if message.role == 'tool' %}{{- '## Return of ' + message.tool_call_id + '\\n' }}{%- endif %}
+    {{- message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<|tool_calls_section_begin|>' if loop.first }}
+        {{- '<|tool_call_begin|>' + call.id + '<|tool_call_argument_begin|>' + call.function.arguments | tojson + '<|tool_call_end|>' }}
+        {{- '<|tool_calls_section_end|>' if loop.last }}
+    {%- endfor %}
+    {{- '<|im_end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_assistant|>assistant<|im_middle|>' }}{%- endif %}"""

@@ -112,17 +112,19 @@ class ChannelStage:
         try:
             yield from feed.skip_space()
             first = feed.at
-            if (yield from feed.one_of(*_HEADER_BEGINS)) is not None:
-                feed.at = first
+            begin = yield from feed.one_of(*_HEADER_BEGINS)
+            feed.at = first
+            if begin is not None:
                 header = yield from feed.until("<|message|>", _LONGEST_HEADER)
                 return _channel(header), _tool(header)
-        except MalformedError:
-            pass
+            feed.at = start
+        except MalformedError:  # the marker it begins with must not be looked at again
+            feed.at = first + len(begin or "")
+            self._say(TextDelta, feed.text[start : feed.at])
         except CutError:
             if not feed.text[start:].lstrip(_SPACE).startswith("<|"):
                 self._say(TextDelta, feed.text[start:])
             raise
-        feed.at = start
         return "", None
 
     def _body(self, kind: Kind) -> Reading:

@@ -150,6 +150,11 @@ class Conversation(msgspec.Struct, frozen=True):
         """The tools that the prompt describes: none where none may be called."""
         return () if self.tool_choice.mode is ToolMode.NONE else self.tools
 
+    @property
+    def is_continued(self) -> bool:
+        """Whether the answer continues a final assistant turn."""
+        return bool(self.turns) and self.turns[-1].role is Role.ASSISTANT
+
 
 class RawPrompt(msgspec.Struct, frozen=True):
     """A prompt that is no conversation: text, or token ids, that the answer continues."""

@@ -72,9 +72,7 @@ class Segmenter:
         self._tools = tools
         self._scanner = StopScanner(StopStrings(strings)) if strings else None
         stages: tuple[Stage | None, ...] = (thinking, tools, self._scanner)
-        self._stages: tuple[Stage, ...] = tuple(
-            stage for stage in dict.fromkeys(stages) if stage is not None
-        )
+        self._stages: tuple[Stage, ...] = tuple(stage for stage in dict.fromkeys(stages) if stage is not None)
         self._budget = thinking_budget
         self.ids: list[int] = []
         self.calls = 0

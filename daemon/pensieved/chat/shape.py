@@ -41,6 +41,7 @@ class TemplateShape(msgspec.Struct, frozen=True, kw_only=True):
     inner_system: bool
     leading_assistant: bool
     channels: bool  # answers are written in channels (gpt-oss)
+    behind_answer: str  # what follows an assistant's text
     tools: ToolShape | None  # None: tools must be described as text
 
 
@@ -49,13 +50,15 @@ def probe(template: ChatTemplate, tool_parser: str = "") -> TemplateShape:
     as_parts = not _keeps(template, "u", as_parts=False) and _keeps(template, "u", as_parts=True)
     leading_system = all(_keeps(template, letters, as_parts=as_parts) for letters in ("su", "suau"))
     inner = _INNER_SYSTEM + (tuple(f"s{shape}" for shape in _INNER_SYSTEM) if leading_system else ())
+    before, behind = _around_an_answer(template, as_parts=as_parts)
     return TemplateShape(
         content_as_parts=as_parts,
         leading_system=leading_system,
         prefill_after_system=leading_system and _keeps(template, "sua", as_parts=as_parts),
         inner_system=all(_keeps(template, shape, as_parts=as_parts) for shape in inner),
         leading_assistant=_keeps(template, "au", as_parts=as_parts),
-        channels=_channels(template, as_parts=as_parts),
+        channels=before.endswith(ANSWER),
+        behind_answer=behind,
         tools=probe_tools(template, tool_parser, as_parts=as_parts),
     )
 
@@ -113,13 +116,16 @@ def _message(turn: Turn, *, as_parts: bool) -> Message:
     return {"role": turn.role.value, "content": content(turn.text, as_parts=as_parts)}
 
 
-def _channels(template: ChatTemplate, *, as_parts: bool) -> bool:
-    said = [text_turn(Role.USER, "probe question"), text_turn(Role.ASSISTANT, "probe answer")]
+def _around_an_answer(template: ChatTemplate, *, as_parts: bool) -> tuple[str, str]:
+    """What stands before and behind an assistant's text; nothing, where it is refused or lost."""
+    answer = "probe answer"
+    said = [text_turn(Role.USER, "probe question"), text_turn(Role.ASSISTANT, answer)]
     try:
         text = template.render([_message(turn, as_parts=as_parts) for turn in said], answer=False)
     except RequestError:
-        return False
-    return f"{ANSWER}probe answer" in text
+        return "", ""
+    before, found, after = text.rpartition(answer)
+    return (before, after) if found else ("", "")
 
 
 def _keeps(template: ChatTemplate, letters: str, *, as_parts: bool) -> bool:

@@ -7,47 +7,31 @@ Uses `tokenizers` (the Rust library beneath transformers) directly; every prepar
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from pensieved.chat.conversation import Conversation, RawPrompt, Role, TextPart, Turn, text_turn
-from pensieved.chat.detokenizer import Detokenizer, Vocabulary
+from pensieved.chat import channels
+from pensieved.chat.conversation import Conversation, RawPrompt, Role, TextPart, Turn
+from pensieved.chat.detokenizer import Detokenizer
 from pensieved.chat.encoding import Encoder
-from pensieved.chat.grammar import Marks, Thinking, answer_grammar, tool_grammar
+from pensieved.chat.manner import Manner
 from pensieved.chat.model_files import read_chat_template, read_tokenizer_config, special_tokens
 from pensieved.chat.segmenter import Segmenter
 from pensieved.chat.shape import fit, probe
 from pensieved.chat.template import PLAIN_TEMPLATE, ChatTemplate
-from pensieved.chat.thinking import ThinkingStage, ThinkMarkers
 from pensieved.chat.token_bytes import TokenBytes
-from pensieved.chat.toolformat import GENERIC, ToolFormat
 from pensieved.chat.toolshape import definition, generic_description
-from pensieved.chat.toolstage import ToolStage
-from pensieved.errors import RequestError, UnsupportedModelError
+from pensieved.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from pensieved.chat.manner import ModelFacts
+
 _PLAIN_STOPS = ("\nUser:", "\nSystem:")
 _PROMPT_END = 64  # ids at a prompt's end that tell whether it opens the model's reasoning
-
-
-class ModelFacts(Protocol):
-    """What the model's manifest says of how it writes; empty strings where it has no such thing."""
-
-    @property
-    def think_start(self) -> str:
-        """What its reasoning begins with."""
-
-    @property
-    def think_end(self) -> str:
-        """What its reasoning ends with."""
-
-    @property
-    def tool_parser(self) -> str:
-        """mlx-lm's name of the format in which it calls tools."""
 
 
 class ChatTokenizer:
@@ -82,16 +66,8 @@ class ChatTokenizer:
         self._is_plain = template is None
         self._template = ChatTemplate(PLAIN_TEMPLATE if template is None else template, tokens)
         self._shape = probe(self._template, facts.tool_parser if facts else "")
-        self.tool_format: ToolFormat = self._shape.tools.form if self._shape.tools else GENERIC
-        thinks = facts is not None and facts.think_start and facts.think_end
-        self._think = ThinkMarkers(facts.think_start, facts.think_end) if facts and thinks else None
-        visible = (self._think.start, self._think.end) if self._think else ()
-        if self._shape.channels:
-            visible = channels.PIECES
-        self._vocabulary = Vocabulary(tokenizer, visible)
-        self._tool_vocabulary = Vocabulary(tokenizer, (*visible, *self.tool_format.pieces))
-        added = tokenizer.get_added_tokens_decoder()
-        self._marks = self._grammar_marks({token.content: number for number, token in added.items()})
+        self._manner = Manner(tokenizer, self._shape, facts)
+        self.tool_format = self._manner.tool_format
         self.token_bytes = TokenBytes(tokenizer)
         eos = tokenizer.token_to_id(tokens.get("eos_token", ""))
         ends = {*eos_token_ids, eos, self._end_of_turn()}
@@ -131,7 +107,7 @@ class ChatTokenizer:
         turns = self._with_notes(conversation)
         options = self._options(conversation)
         messages = fit(turns, self._shape)
-        if turns and turns[-1].role is Role.ASSISTANT:
+        if conversation.is_continued:
             return self._template.render_open(messages, **options)
         return self._template.render(messages, **options)
 
@@ -188,11 +164,11 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out."""
-        return self._vocabulary.decode(ids)
+        return self._manner.vocabulary.decode(ids)
 
     def detokenizer(self, *, calls: bool = False) -> Detokenizer:
         """A fresh incremental decoder, for one answer; with `calls`, special tokens of tool calls are text."""
-        return Detokenizer(self._tool_vocabulary if calls else self._vocabulary)
+        return Detokenizer(self._manner.tool_vocabulary if calls else self._manner.vocabulary)
 
     def segmenter(
         self, prompt: Conversation | RawPrompt, ids: Sequence[int], stops: Iterable[str] = ()
@@ -200,12 +176,12 @@ class ChatTokenizer:
         """What makes events of the answer to `prompt`, whose ids are `ids`."""
         if isinstance(prompt, RawPrompt):
             return Segmenter(self.detokenizer(), stops)
-        tools = prompt.offered
+        thinking, tools = self._manner.stages(prompt, self._end_of(ids))
         return Segmenter(
-            self.detokenizer(calls=bool(tools)),
+            self.detokenizer(calls=bool(prompt.offered)),
             (*stops, *self.turn_stops),
-            thinking=ThinkingStage(self._think, opened=self._opens_thinking(ids)) if self._think else None,
-            tools=ToolStage(self.tool_format, tools, parallel=prompt.tool_choice.parallel) if tools else None,
+            thinking=thinking,
+            tools=tools,
             thinking_budget=prompt.thinking_budget,
         )
 
@@ -217,55 +193,22 @@ class ChatTokenizer:
         """
         if isinstance(prompt, RawPrompt):
             return ""
-        thinking = Thinking.NONE if thought else self._thinking(prompt, ids)
-        schema, tools = prompt.answer_schema, prompt.offered
-        path = prompt.answer_schema_path or "schema"
-        if tools:
-            return tool_grammar(
-                tools,
-                self.tool_format,
-                prompt.tool_choice,
-                self._marks,
-                thinking=thinking,
-                schema=schema,
-                schema_path=path,
-                path=lambda index: tools[index].path or f"tools.{index}",
-            )
-        if schema is None:
-            return ""
-        return answer_grammar(schema, self._marks, thinking=thinking, path=path)
+        return self._manner.grammar(prompt, self._end_of(ids), thought=thought)
 
     def closing_ids(self) -> list[int]:
         """Ids that end the model's reasoning."""
-        text = self._think.closing if self._think else ""
-        return self._encoder.ids(text, special=False)
+        return self._encoder.ids(self._manner.closing, special=False)
 
-    def _thinking(self, prompt: Conversation, ids: Sequence[int]) -> Thinking:
-        if self._think is None:
-            return Thinking.NONE
-        if self._opens_thinking(ids):
-            return Thinking.OPEN
-        return Thinking.NONE if prompt.thinking is False else Thinking.OPTIONAL
-
-    def _opens_thinking(self, ids: Sequence[int]) -> bool:
-        end = self._tokenizer.decode(list(ids[-_PROMPT_END:]), skip_special_tokens=False)
-        return self._think is not None and self._think.opened_by(end)
+    def _end_of(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids[-_PROMPT_END:]), skip_special_tokens=False)
 
     def _end_of_turn(self) -> int | None:
         """The special token that the template writes directly after an assistant's text."""
-        answer = "probe answer"
-        turns = (text_turn(Role.USER, "probe question"), text_turn(Role.ASSISTANT, answer))
-        try:
-            text = self._template.render(fit(turns, self._shape), answer=False)
-        except RequestError:
-            return None
-        _, found, after = text.rpartition(answer)
-        if not found:
-            return None
+        behind = self._shape.behind_answer.lstrip()
         added = self._tokenizer.get_added_tokens_decoder()
         matches = [
             (len(token.content), number)
             for number, token in added.items()
-            if token.special and after.lstrip().startswith(token.content)
+            if token.special and behind.startswith(token.content)
         ]
         return max(matches)[1] if matches else None

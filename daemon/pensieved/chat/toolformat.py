@@ -93,6 +93,15 @@ GENERIC = ToolFormat(
 PYTHON_TAG = "<|python_tag|>"
 """Llama 3 may write it before a call."""
 
+
+def deepseek(token: str) -> str:
+    """DeepSeek's spelling: fullwidth bars (U+FF5C), and blocks (U+2581) for underscores."""
+    return token.translate({ord("|"): "\uff5c", ord("_"): "\u2581"})
+
+
+DSML = "\uff5cDSML\uff5c"
+"""What each of DeepSeek V3.2's tags begins with."""
+
 _MISTRAL_ARRAY = ToolFormat(
     parser="mistral",
     style=Style.OBJECT,
@@ -132,16 +141,6 @@ _KIMI_K2 = ToolFormat(
     after="<|tool_call_end|>",
     separator="",
 )
-
-
-def deepseek(token: str) -> str:
-    """DeepSeek's spelling: fullwidth bars (U+FF5C), and blocks (U+2581) for underscores."""
-    return token.translate({ord("|"): "\uff5c", ord("_"): "\u2581"})
-
-
-DSML = "\uff5cDSML\uff5c"
-"""What each of DeepSeek V3.2's tags begins with."""
-
 _DEEPSEEK_V3 = ToolFormat(
     parser="deepseek_v3",
     style=Style.HEADER,

@@ -1,35 +1,80 @@
-"""The `pensieved` command and how its errors end."""
+"""The `pensieved` command and how its errors end.
+
+A command's module is imported when that command is called: `status` need not wait for what `doctor` needs, nor the
+daemon, whose port is to be up at once, for either.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pensieved import __version__
-from pensieved.cli.claude import PASSED_ON, claude
-from pensieved.cli.doctor import doctor
-from pensieved.cli.models import app as models
-from pensieved.cli.run import run
-from pensieved.cli.service import register
 from pensieved.errors import PensievedError
 
-app = typer.Typer(
-    name="pensieved",
-    help="A local LLM daemon: declare a model and a port, and it is simply there.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A command, or with `help` a group of them, and where it is: the function of its name in a module of this package."""
+
+    name: str
+    module: str
+    panel: str | None = None
+    help: str | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+
+    def register(self, app: typer.Typer) -> None:
+        module = import_module(f"pensieved.cli.{self.module}")
+        if self.help is not None:
+            app.add_typer(module.app, name=self.name, help=self.help)
+        else:
+            app.command(rich_help_panel=self.panel, context_settings=self.context)(getattr(module, self.name))
+
+
+_AGENT = "Agent (launchd)"
+# For a command whose further arguments are somebody else's.
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+_COMMANDS = (
+    _Command("run", "run"),
+    _Command("claude", "claude", context=_PASSED_ON),
+    _Command("install", "install", _AGENT),
+    _Command("uninstall", "service", _AGENT),
+    _Command("start", "service", _AGENT),
+    _Command("stop", "service", _AGENT),
+    _Command("restart", "service", _AGENT),
+    _Command("reload", "reload", _AGENT),
+    _Command("status", "status", _AGENT),
+    _Command("logs", "logs", _AGENT),
+    _Command("doctor", "doctor"),
+    _Command("config", "config", help="Show, check and edit the configuration."),
+    _Command("models", "models", help="List, fetch, check and remove prepared models."),
 )
-app.command()(run)
-app.command(context_settings=PASSED_ON)(claude)
-register(app)
-app.command()(doctor)
-app.add_typer(models, name="models", help="List, fetch, check and remove prepared models.")
 
 
-@app.command()
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """The commands that `words`, a command line, may mean: the one it names, else all of them."""
+    app = typer.Typer(
+        name="pensieved",
+        help="A local LLM daemon: declare a model and a port, and it is simply there.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    named = next((word for word in words if not word.startswith("-")), None)
+    for command in [each for each in _COMMANDS if each.name == named] or _COMMANDS:
+        command.register(app)
+    app.command()(version)
+    return app
+
+
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -41,7 +86,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     _version: Annotated[
         bool,
@@ -54,7 +98,7 @@ def _root(
 def main() -> None:
     """Entry point: expected errors become one paragraph on stderr and an exit code, never a traceback."""
     try:
-        app()
+        application(sys.argv[1:])()
     except PensievedError as error:
         sys.stderr.write(f"pensieved: {error.what}\n")
         if error.hint:

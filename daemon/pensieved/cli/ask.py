@@ -93,6 +93,7 @@ class DaemonReport(msgspec.Struct, frozen=True):
     hint: str | None = None
     retry_at: float | None = None
     upcoming: Upcoming | None = None
+    settled: bool = True
     config: ConfigReport | None = None
     model: ModelReport | None = None
     engine: EngineReport | None = None
@@ -100,6 +101,11 @@ class DaemonReport(msgspec.Struct, frozen=True):
     speed: SpeedReport | None = None
     memory: MemoryReport | None = None
     cache: CacheReport | None = None
+
+    @property
+    def read_at(self) -> float:
+        """When it read its configuration last."""
+        return max(self.started_at, self.config.read_at if self.config else 0.0)
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -36,9 +36,6 @@ PROGRAM = "claude"
 DUMMY_TOKEN = "pensieved"  # noqa: S105  what is sent where no key is asked for
 MODEL_ALIAS = "local"
 
-PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""typer's settings for a command whose further arguments are somebody else's."""
-
 _LONGEST_ANSWER = 32_000  # what Claude Code asks for itself
 _COMPACTS_BEFORE = 13_000  # its constants, see above
 _MOST_RESERVED = 20_000

@@ -76,7 +76,10 @@ class HeldDaemon:
 
 
 def hold(
-    error: PensievedError, flags: Mapping[str, Any], config: Path | None, sockets: Sequence[socket.socket] = ()
+    error: PensievedError,
+    flags: Mapping[str, Any],
+    config: Path | None,
+    sockets: Sequence[socket.socket] = (),
 ) -> None:
     """Stay up with `error` until it is mended, then start anew; returns when told to end.
 

@@ -1,4 +1,4 @@
-"""The commands around the launchd agent: `install` is in a file of its own, like `status`, `logs` and `config`."""
+"""The short commands around the launchd agent; `install`, `status`, `logs` and `reload` are in files of their own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import typer
 
 from pensieved.cli.agents import DEFAULT, Label, agent_settings, alone_on
 from pensieved.cli.ask import address_of
-from pensieved.cli.config import app as config
-from pensieved.cli.install import install
-from pensieved.cli.logs import logs
 from pensieved.cli.purge import purge_agent
-from pensieved.cli.reload import reload
-from pensieved.cli.status import status
 from pensieved.cli.waiting import Wait
 from pensieved.service.agent import find_agent, installed_plist
 from pensieved.service.launchctl import Launchctl
@@ -22,27 +17,9 @@ from pensieved.service.lifecycle import Change, Lifecycle
 from pensieved.service.lint import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
-PANEL = "Agent (launchd)"
 NoWait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is ready.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Put these commands on the root command."""
-    commands: list[Callable[..., None]] = [
-        install,
-        uninstall,
-        start,
-        stop,
-        restart,
-        reload,
-        status,
-        logs,
-    ]
-    for command in commands:
-        app.command(rich_help_panel=PANEL)(command)
-    app.add_typer(config, name="config", help="Show, check and edit the configuration.")
 
 
 def uninstall(

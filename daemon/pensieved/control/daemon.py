@@ -62,8 +62,7 @@ class Daemon:
 
     def engine_stats(self) -> EngineStats | None:
         """The engine process at this moment."""
-        engine = self._succession.engine
-        return engine.stats if engine is not None else None
+        return self._succession.engine_stats()
 
     def reload(self) -> ConfigReport:
         """Read the configuration again; says key by key what came of it."""

@@ -9,7 +9,7 @@ Everything here runs on the reconcile thread, but for what an engine's superviso
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pensieved.control.serving import ServingModel
-    from pensieved.engine.supervisor import EngineConfig
+    from pensieved.engine.supervisor import EngineConfig, EngineStats
     from pensieved.models.preparation import PreparedModel
     from pensieved.models.progress import Progress
     from pensieved.settings import Settings
@@ -76,6 +76,7 @@ class Succession:
         self._next: Resident | None = None
         self._resident: Resident | None = None
         self._serving: ServingModel | None = None
+        self._past = (0, 0)  # restarts and resumed streams of engines that are no more
         self._ended = False
 
     @property
@@ -88,6 +89,15 @@ class Succession:
         """The engine of the model that answers, or else of the one that is about to."""
         chosen = self._resident or self._next
         return chosen.engine if chosen is not None else self._early
+
+    def engine_stats(self) -> EngineStats | None:
+        """That engine at this moment; restarts and resumed streams are those of all engines since the start."""
+        engine = self.engine
+        if engine is None:
+            return None
+        now = engine.stats
+        past_restarts, past_resumed = self._past
+        return replace(now, restarts=now.restarts + past_restarts, resumed=now.resumed + past_resumed)
 
     @property
     def retiring(self) -> int:
@@ -160,6 +170,7 @@ class Succession:
         """Load where nothing answers."""
         if (broken := self._resident) is not None:
             self._resident = self._serving = None
+            self._remember(broken)
             broken.end()
         self._board.enter(Phase.LOADING, detail=prepared.manifest.name)
         resident, serving = self._load(self._engine_for(settings), prepared, settings)
@@ -171,6 +182,7 @@ class Succession:
         """Load beside the old model, then let the new one answer from one moment to the next."""
         log.info("model.loading_beside", model=prepared.manifest.name, serving=serving.name)
         resident, loaded = self._load(self._new_engine(settings), prepared, settings)
+        self._remember(old)
         self._resident, self._serving = resident, loaded
         self._retired.add(old, serving, settings.server.request_timeout)
 
@@ -185,6 +197,7 @@ class Succession:
         self._serving = None  # first: who is turned away below looks for the model that answers
         serving.users.close()
         serving.users.wait_gone(settings.server.drain_timeout)
+        self._remember(old)
         self._resident = None
         old.engine.stop(_STOP_SECONDS)
         try:
@@ -194,6 +207,12 @@ class Succession:
             self._begin(old.prepared, old.settings)
             raise
         old.prepared.lease.release()
+
+    def _remember(self, leaving: Resident) -> None:
+        """Count on from an engine that goes."""
+        restarts, resumed = self._past
+        stats = leaving.engine.stats
+        self._past = (restarts + stats.restarts, resumed + stats.resumed)
 
     def _load(
         self, engine: Engine, prepared: PreparedModel, settings: Settings

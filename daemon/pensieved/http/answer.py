@@ -169,7 +169,7 @@ class Answer:
         if prompt.max_tokens > 0:
             yield from self._generate(prompt)
             return
-        if not prompt.clamped:  # else the prompt fills the context, and no answer has room
+        if self._request.prewarm:
             yield from self._prefill(prompt)
         yield self._finish(prompt, StopReason.LENGTH)
 

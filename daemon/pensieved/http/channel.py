@@ -55,7 +55,7 @@ def channel_class(
 
     EnvelopeTask.envelope_of = staticmethod(envelope_of)
     EnvelopeTask.too_large = too_large
-    EnvelopeTask.finish = staticmethod(finish)
+    EnvelopeTask.over = staticmethod(finish)
 
     class ScreeningParser(Parser):
         pass
@@ -76,7 +76,7 @@ class _EnvelopeTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
 
     envelope_of: EnvelopeOf
     too_large: RequestError
-    finish: Callable[[RequestRecord], object]
+    over: Callable[[RequestRecord], object]  # not `finish`, which Waitress calls itself
 
     def execute(self) -> None:
         problem = self.request.error
@@ -91,7 +91,7 @@ class _EnvelopeTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
             self.status = f"{problem.code} {problem.reason}"
         self._say(body, record)
         record.status, record.error = int(self.status[:3]), error.kind.value
-        self.finish(record)
+        self.over(record)
 
     def _say(self, body: bytes, record: RequestRecord) -> None:
         self.response_headers += [

@@ -54,6 +54,7 @@ class CompletionRequest:
     """A request in no dialect's words. `max_tokens` None leaves the length to the settings.
 
     `logprobs` asks for log-probabilities of the answer's tokens, and of that many likeliest ones beside each.
+    `prewarm`: where no answer is wanted, have the engine read the prompt all the same, for the prompt cache.
     """
 
     model: str
@@ -62,6 +63,7 @@ class CompletionRequest:
     stop: tuple[str, ...] = ()
     sampling: SamplingWishes = SamplingWishes()
     logprobs: int | None = None
+    prewarm: bool = False
 
 
 class Completions:

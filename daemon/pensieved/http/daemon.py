@@ -67,3 +67,7 @@ class Daemon(Protocol):
     @property
     def config_report(self) -> ConfigReport:
         """What the latest reading of the configuration brought."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the settings in force have been acted upon, with whatever result."""

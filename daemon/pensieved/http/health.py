@@ -111,6 +111,7 @@ class StatusReport:
                 "started_at": self._daemon.started_at,
                 "uptime": time.time() - self._daemon.started_at,
                 **_phase(status),
+                "settled": self._daemon.settled,
                 "config": self._daemon.config_report,
                 "model": _model(serving) if serving else None,
                 "engine": self._engine(),

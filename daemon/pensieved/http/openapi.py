@@ -17,8 +17,8 @@ import msgspec
 from pensieved import __version__
 from pensieved.control.reload import ConfigReport
 from pensieved.errors import RequestError, RequestErrorKind
-from pensieved.http.anthropic import encode as anthropic_answers
 from pensieved.http.anthropic.schema import MessagesRequest, PromptFields
+from pensieved.http.anthropic.shape import MessageAnswer
 from pensieved.http.dialects import envelope_of
 from pensieved.http.openai.chat import encode as chat_answers
 from pensieved.http.openai.chat.schema import ChatRequest
@@ -113,7 +113,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Both",
         errors=(RequestErrorKind.NOT_FOUND,),
     ),
-    _ask("/v1/messages", "Answer a conversation", MessagesRequest, anthropic_answers.MessageAnswer),
+    _ask("/v1/messages", "Answer a conversation", MessagesRequest, MessageAnswer),
     _ask("/v1/messages/count_tokens", "Count a prompt's tokens", PromptFields, None, streams=False),
     _ask("/v1/chat/completions", "Answer a conversation", ChatRequest, chat_answers.ChatCompletion),
     _ask("/v1/completions", "Continue a text", CompletionsRequest, completions_answers.TextCompletion),

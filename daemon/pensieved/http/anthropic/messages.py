@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import falcon
 import msgspec
 
-from pensieved.http.anthropic.encode import MessageBuilder, MessageStream, Thoughts
+from pensieved.http.anthropic.encode import MessageBuilder
 from pensieved.http.anthropic.schema import ThinkingDisabled, count_decoder, messages_decoder
+from pensieved.http.anthropic.shape import Thoughts
+from pensieved.http.anthropic.stream import MessageStream
 from pensieved.http.anthropic.translate import to_completion, to_conversation
 from pensieved.http.jsonbody import read_json
 from pensieved.http.record import record_of

@@ -55,6 +55,7 @@ def to_completion(request: MessagesRequest, signer: Signer) -> CompletionRequest
         max_tokens=request.max_tokens,
         stop=tuple(dict.fromkeys(request.stop_sequences or ())),
         sampling=SamplingWishes(temperature=request.temperature, top_p=request.top_p, top_k=request.top_k),
+        prewarm=request.max_tokens == 0,
     )
 
 
