@@ -1,22 +1,29 @@
-"""The requests that run together: the seam to mlx-lm's continuous batching.
+"""The requests that run together: who waits, who is in prefill, who decodes, and what each turn of the loop does.
 
-Everything above speaks of requests and ids of the protocol; everything below is `BatchGenerator`.
+A step is one pass of the model for everybody (`runner`): a token for each request that decodes, and as many prompt
+tokens as those can bear (`pace`). What becomes of the logits is `choosing`'s and `decode`'s business.
 """
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import FIRST_COMPLETED, wait
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator, StopSequences
+from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from pensieved.engine.protocol import FinishReason, Output, Refused
+from pensieved.engine.protocol import Output, Refused
 from pensieved.engine.worker.constraint import Constraints
-from pensieved.engine.worker.logprobs import read_logprobs
+from pensieved.engine.worker.decode import Decoder
+from pensieved.engine.worker.pace import Pace
+from pensieved.engine.worker.prefill import Group, Keeper, Prefill
 from pensieved.engine.worker.refusal import RefusedRequestError
+from pensieved.engine.worker.runner import runner_for
+from pensieved.engine.worker.running import Running
 from pensieved.engine.worker.sampling import Samplers
+from pensieved.engine.worker.shapes import shapes_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,14 +31,15 @@ if TYPE_CHECKING:
 
     from mlx.nn.layers.base import Module
 
-    from pensieved.engine.protocol import Submit, TokenLogprobs
+    from pensieved.engine.protocol import Submit
     from pensieved.engine.worker.constraint import Constraint
     from pensieved.engine.worker.grammar import Grammars
+    from pensieved.engine.worker.shapes import Shapes
 
-MOST_PREFILLED_TOGETHER = 8
-SMALLEST_CHUNK = 16
 COMPILE_PATIENCE = 0.05
 """Seconds to wait for a grammar where nothing else is to be done."""
+STEPS_BETWEEN_CLEANINGS = 512
+"""MLX keeps freed memory for arrays of the same size; sizes that were outgrown never come again."""
 
 _UNCOMPILED = "The grammar cannot be compiled."
 
@@ -42,9 +50,14 @@ class Batch:
     Args:
         model: an mlx-lm model, loaded.
         device: where it computes.
-        max_concurrent: requests that decode together; more of them wait.
-        prefill_chunk: prompt tokens, of all requests together, computed between two decode steps.
+        max_concurrent: requests that run together; more of them wait.
+        prefill_chunk: most prompt tokens, of all requests together, computed with a decode step.
         grammars: makes the constraints of requests that have a grammar; without it they are refused.
+        keeper: prompt cache, if there is one.
+        shapes: policy for the sizes of arrays; the device's own by default.
+
+    Raises:
+        UnbatchableError: requests of this model cannot run together.
     """
 
     def __init__(
@@ -55,29 +68,30 @@ class Batch:
         max_concurrent: int,
         prefill_chunk: int,
         grammars: Grammars | None = None,
+        keeper: Keeper | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
-        self._prefill_chunk = prefill_chunk
+        maybe_set_recommended_wired_limit()
+        self._stream = mx.new_stream(device)
+        with mx.stream(self._stream):
+            self._runner, shapes = runner_for(model, shapes or shapes_for(device))
+        self._max_concurrent = max_concurrent
         self._grammars = grammars
+        self._keeper = keeper
         self._vocabulary = model(mx.array([[0]])).shape[-1]  # lazy: nothing is computed for its shape
         self._samplers = Samplers(self._vocabulary)
-        self._generator: Any = BatchGenerator(
-            model,
-            completion_batch_size=max_concurrent,
-            prefill_batch_size=min(MOST_PREFILLED_TOGETHER, max_concurrent),
-            prefill_step_size=prefill_chunk,
-            stream=mx.new_stream(device),
-        )
-        self._uids: dict[int, int] = {}  # request → mlx-lm's own id
-        self._requests: dict[int, int] = {}  # and back
-        self._logprobs: dict[
-            int, int
-        ] = {}  # mlx-lm's id → likeliest tokens to report, where logprobs are wanted
+        self._pace = Pace(prefill_chunk, shapes.idle_chunks * prefill_chunk)
+        self._prefill = Prefill(self._runner, shapes, shapes.idle_chunks * prefill_chunk, keeper)
+        self._decoder = Decoder()
+        self._rows: dict[int, Running] = {}
         self._constraints = Constraints(self._vocabulary)
         self._compiling: dict[int, tuple[Submit, Future[Constraint]]] = {}
         self._refusals: list[Refused] = []
+        self._steps = 0
+        self._seen = 0.0  # when the previous step's tokens were read
 
     def __len__(self) -> int:
-        return len(self._uids) + len(self._compiling)
+        return len(self._rows) + len(self._compiling)
 
     def insert(self, submit: Submit) -> None:
         """Add a request.
@@ -93,58 +107,30 @@ class Batch:
         else:
             raise RefusedRequestError("This engine follows no grammars.")
 
-    def _enter(self, submit: Submit, constraint: Constraint | None = None) -> None:
-        """Hand a request to mlx-lm. The mask comes behind all other processors."""
-        sampler = self._samplers.sampler(submit.sampling, submit.position)
-        processors = self._samplers.processors(submit.sampling, len(submit.prompt) - submit.position)
-        if constraint is not None:
-            self._constraints.add(submit.request, constraint)
-            sampler = constraint.remembering(sampler)
-            processors.append(partial(self._constraints.apply, constraint))
-        (uid,) = self._generator.insert(
-            [list(submit.prompt)],
-            max_tokens=[submit.max_tokens],
-            samplers=[sampler],
-            logits_processors=[processors],
-            stop_sequences=[_stop_sequences(submit.stop_tokens)],
-        )
-        self._uids[submit.request] = uid
-        self._requests[uid] = submit.request
-        if submit.logprobs is not None:
-            self._logprobs[uid] = max(0, submit.logprobs)
-
     def remove(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
         self._compiling.pop(request, None)
         self._constraints.remove(request)
-        uid = self._uids.pop(request, None)
-        if uid is not None:
-            del self._requests[uid]
-            self._logprobs.pop(uid, None)
-            self._generator.remove([uid])
+        row = self._rows.pop(request, None)
+        if row is not None:
+            row.gone = True
 
     def step(self) -> tuple[Output, ...]:
-        """One decode step of all requests that decode, and one chunk of prefill for those that wait."""
+        """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
         self._admit_compiled()
-        rows = max(1, min(MOST_PREFILLED_TOGETHER, len(self)))
-        self._generator.prefill_step_size = max(SMALLEST_CHUNK, self._prefill_chunk // rows)
-        _, responses = self._generator.next()
-        logprobs = self._read_logprobs(responses)
-        outputs = []
-        for response in responses:
-            finish = None if response.finish_reason is None else FinishReason(response.finish_reason)
-            outputs.append(
-                Output(
-                    self._requests[response.uid], (response.token,), finish, logprobs.get(response.uid, ())
-                )
-            )
-            if finish is not None:
-                request = self._requests.pop(response.uid)
-                del self._uids[request]
-                self._constraints.remove(request)
-                self._logprobs.pop(response.uid, None)
+        if not self._rows:
+            self._settle()
+            return ()
+        with mx.stream(self._stream):
+            outputs = self._step()
+        for output in outputs:
+            if output.finish is not None:
+                self.remove(output.request)
         for request, message in self._constraints.failures():
             self._refuse(request, message)
+        if not self._rows:
+            with mx.stream(self._stream):
+                self._settle()
         return tuple(outputs)
 
     def take_refusals(self) -> list[Refused]:
@@ -152,13 +138,99 @@ class Batch:
         refusals, self._refusals = self._refusals, []
         return refusals
 
+    def _step(self) -> list[Output]:
+        decoder = self._decoder
+        self._settle()
+        decoding = len(decoder.rows)
+        planned = self._prefill.plan(self._pace.budget(decoding))
+        passing = bool(planned) or not decoder.idle
+        chosen = self._run(planned) if passing else None
+        outputs = decoder.read(chosen)
+        self._keep_answers(outputs, passed=passing)
+        self._time(decoding, sum(len(group.rows) * length for group, length in planned))
+        return outputs
+
+    def _run(self, planned: Sequence[tuple[Group, int]]) -> tuple[mx.array, dict[int, mx.array]] | None:
+        """Set off a pass; what it chooses, where anybody decodes."""
+        decoder = self._decoder
+        work = [(group.prompt, group.chunk(length)) for group, length in planned]
+        tokens = decoder.inputs if decoder.rows else None
+        logits, rest = self._runner.run(tokens, work)
+        chosen = None if logits is None else decoder.choose(logits)
+        if chosen is None:
+            mx.eval(rest)
+        else:
+            mx.async_eval(chosen, rest)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+        self._prefill.went(planned)
+        return chosen
+
+    def _settle(self) -> None:
+        """Let go of rows that ended, and let prompts that are computed join those that decode."""
+        self._prefill.admit(self._max_concurrent - sum(not row.gone for row in self._decoder.rows))
+        groups = self._prefill.finished()
+        decoder = self._decoder
+        if not groups and not any(row.gone for row in decoder.rows):
+            return
+        keep = [place for row, place in zip(decoder.rows, decoder.places, strict=True) if not row.gone]
+        coming = [
+            (group.prompt, index, row)
+            for group in groups
+            for index, row in enumerate(group.rows)
+            if not row.gone
+        ]
+        places = self._runner.arrange(
+            keep, [(prompt, index, len(row.prompt) - 1) for prompt, index, row in coming]
+        )
+        decoder.rearranged([row for _, _, row in coming], places, self._runner.width)
+
+    def _keep_answers(self, outputs: Sequence[Output], *, passed: bool) -> None:
+        """Show rows that ended to the prompt cache. A pass behind the last token has that token in the cache too."""
+        if self._keeper is None or not self._keeper.keeps_answers:
+            return
+        for output in outputs:
+            if output.finish is not None:
+                row = self._rows[output.request]
+                place = self._decoder.places[self._decoder.rows.index(row)]
+                length = len(row.prompt) + len(row.answer) - (0 if passed else 1)
+                self._keeper.keep(row, length, self._runner.snapshot(place))
+
+    def _time(self, decoding: int, prompt_tokens: int) -> None:
+        now = time.perf_counter()
+        self._pace.took(now - self._seen, decoding, prompt_tokens)
+        self._seen = now
+        self._steps += 1
+        if self._steps % STEPS_BETWEEN_CLEANINGS == 0:
+            mx.clear_cache()
+
+    def _enter(self, submit: Submit, constraint: Constraint | None = None) -> None:
+        """Let a request wait for its prefill. The grammar's mask comes behind all other processors."""
+        sampler = self._samplers.sampler(submit.sampling, submit.position)
+        processors = self._samplers.processors(submit.sampling, len(submit.prompt) - submit.position)
+        if constraint is not None:
+            self._constraints.add(submit.request, constraint)
+            sampler = constraint.remembering(sampler)
+            processors.append(partial(self._constraints.apply, constraint))
+        row = Running(
+            submit.request,
+            submit.prompt,
+            submit.max_tokens,
+            frozenset(submit.stop_tokens),
+            sampler,
+            tuple(processors),
+            submit.logprobs,
+        )
+        if not self._rows:
+            self._pace.rest()
+        self._rows[submit.request] = row
+        self._prefill.add(row)
+
     def _refuse(self, request: int, message: str) -> None:
         self.remove(request)
         self._refusals.append(Refused(request, message))
 
     def _admit_compiled(self) -> None:
         """Let those in whose grammar is ready; where nobody decodes, wait a moment for one."""
-        if self._compiling and not self._uids:
+        if self._compiling and not self._rows:
             wait([future for _, future in self._compiling.values()], COMPILE_PATIENCE, FIRST_COMPLETED)
         for request, (submit, future) in list(self._compiling.items()):
             if not future.done():
@@ -170,18 +242,6 @@ class Batch:
             else:  # the library is foreign code: whatever it raises is this request's alone
                 self._refuse(request, str(error) if isinstance(error, RefusedRequestError) else _UNCOMPILED)
 
-    def _read_logprobs(self, responses: Sequence[Any]) -> dict[int, tuple[TokenLogprobs, ...]]:
-        """What is to be reported with each response, by mlx-lm's id; nothing is computed where nobody asked."""
-        asking = [response for response in responses if response.uid in self._logprobs]
-        if not asking:
-            return {}
-        read = read_logprobs(
-            [response.logprobs for response in asking],
-            [response.token for response in asking],
-            [self._logprobs[response.uid] for response in asking],
-        )
-        return {response.uid: (each,) for response, each in zip(asking, read, strict=True)}
-
     def _check(self, submit: Submit) -> None:
         if not submit.prompt:
             raise RefusedRequestError("The prompt has no tokens.")
@@ -190,8 +250,3 @@ class Batch:
         if min(submit.prompt) < 0 or max(submit.prompt) >= self._vocabulary:
             # MLX does not check indices: it would read foreign memory.
             raise RefusedRequestError(f"The prompt has a token id outside of 0 to {self._vocabulary - 1}.")
-
-
-@lru_cache(maxsize=64)
-def _stop_sequences(stop_tokens: tuple[int, ...]) -> StopSequences:
-    return StopSequences([[token] for token in stop_tokens])
