@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXTRA ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 PACKAGE := .$(if $(EXTRA),[$(EXTRA)])
 
-.PHONY: run test test-fast fuzz check format docs install dev clean
+.PHONY: run test test-fast fuzz check format docs bench bench-page install dev clean
 
 run: install  ## Serve the starter model in the foreground.
 	$(BIN)/pensieved run $(ARGS)
@@ -33,6 +33,13 @@ docs: dev  ## Write the generated files again.
 	$(BIN)/python -m pensieved.settings.document config docs
 	$(BIN)/python -m pensieved.cli.document docs
 
+bench: $(VENV)/installed-bench  ## Ceiling, daemon and peers in turn; then docs/benchmarks.md. BENCH="--quick" is a try.
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+	PYTHONPATH=tests $(BIN)/python -m bench.report
+
+bench-page: $(VENV)/installed-bench  ## docs/benchmarks.md from the results that are there.
+	PYTHONPATH=tests $(BIN)/python -m bench.report
+
 install: $(VENV)/installed-$(or $(EXTRA),default)
 dev: $(VENV)/installed-dev
 
@@ -46,6 +53,10 @@ $(VENV)/installed-$(or $(EXTRA),default): pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/installed-dev: pyproject.toml | install
 	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+$(VENV)/installed-bench: pyproject.toml | install
+	$(BIN)/python -m pip install --quiet --group bench
 	touch $@
 
 clean:

@@ -1,0 +1,158 @@
+"""Part `fair`: eight streams run while a ninth client brings a long prompt.
+
+Gaps between tokens of the eight are told apart by when they ended: before the ninth came, until its first token, and
+after. `work_kept` asks whether the two kinds of work cost each other anything: the seconds that the prompt takes by
+itself and the tokens of the eight take by themselves, over the seconds that both took together. 1 means nothing was
+lost; the eight must of course get slower, since the prompt is work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bench.dialects import Answer, Request
+from bench.figures import rounded, spread
+from bench.load import PATIENCE, ask
+from bench.process import ContestantError
+from bench.prompts import long_text, story
+
+if TYPE_CHECKING:
+    from bench.plan import Plan
+    from bench.result import Result
+    from bench.servers import Server
+
+STREAMS = 8
+_NINTH_TOKENS = 8
+_STREAM_TOKENS = 512
+_GAPS = 64  # of each stream, before the ninth comes and after its first token
+_QUICK_GAPS = 8
+_AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
+
+
+@dataclass
+class _Eight:
+    """Closed-loop streams without an end, and when each of their tokens came."""
+
+    server: Server
+    seed: str
+    times: list[list[float]] = field(default_factory=lambda: [[] for _ in range(STREAMS)])
+    starts: list[float] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    async def stream(self, place: int) -> None:
+        for number in itertools.count():
+            request = Request(messages=(story(f"{self.seed}/{place}/{number}"),), tokens=_STREAM_TOKENS)
+            self.starts.append(time.perf_counter())
+            answer = await ask(
+                self.server.target(), request, lambda: self.times[place].append(time.perf_counter())
+            )
+            if answer.fault():
+                raise ContestantError(f"a stream broke: {answer.fault()}")
+
+    async def until_each_has(self, gaps: int, since: float) -> None:
+        """Waits for that many more tokens of every stream."""
+        deadline = time.perf_counter() + PATIENCE
+        while min(sum(at > since for at in times) for times in self.times) <= gaps:
+            if time.perf_counter() > deadline:
+                raise ContestantError(f"eight streams did not have {gaps} tokens each in {PATIENCE:.0f} s")
+            await asyncio.sleep(0.01)
+
+    def gaps(self, begin: float, end: float) -> list[float]:
+        """Those that ended in that time. Where a stream asked anew in between, it is no gap between tokens."""
+        return [
+            late - early
+            for times in self.times
+            for early, late in itertools.pairwise(times)
+            if begin < late <= end and not any(early < start < late for start in self.starts)
+        ]
+
+    def count(self, begin: float, end: float) -> int:
+        """Tokens in that time."""
+        return sum(begin < at <= end for times in self.times for at in times)
+
+
+async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: Any, context: int) -> None:
+    """All of it, with prompts cut to what the model's context can hold."""
+    length = min(plan.long_prompt, context - 128)
+    alone = await _alone(server, tokenizer, f"{plan.seed}/fair/alone", length)
+    eight = _Eight(server, f"{plan.seed}/fair/eight")
+    gaps = _QUICK_GAPS if plan.quick else _GAPS
+    streams = asyncio.gather(*(eight.stream(place) for place in range(STREAMS)))
+    script = asyncio.create_task(
+        _script(server, eight, gaps, _long(tokenizer, f"{plan.seed}/fair/ninth", length))
+    )
+    try:
+        await asyncio.wait([streams, script], return_when=asyncio.FIRST_COMPLETED)
+        if streams.done():
+            streams.result()  # they end only by raising
+        figures = script.result()
+    finally:
+        script.cancel()
+        streams.cancel()
+        await asyncio.gather(streams, script, return_exceptions=True)
+    figures["alone"] = rounded(alone)
+    figures["work_kept"] = rounded(kept(figures))
+    result.add("fair", server.contestant.name, 0, **figures)
+
+
+async def _script(server: Server, eight: _Eight, gaps: int, request: Request) -> dict[str, Any]:
+    await eight.until_each_has(1, 0.0)
+    settled = time.perf_counter()
+    await eight.until_each_has(gaps, settled)
+    came, first = time.perf_counter(), 0.0
+
+    def on_text() -> None:
+        nonlocal first
+        first = first or time.perf_counter()
+
+    ninth = await ask(server.target(), request, on_text)
+    first, ended = first or time.perf_counter(), time.perf_counter()
+    await eight.until_each_has(gaps, ended)
+    return {
+        **_figures(eight, settled, came, first),
+        "after": spread(eight.gaps(ended, time.perf_counter())),
+        **_of(ninth),
+    }
+
+
+def _figures(eight: _Eight, settled: float, came: float, first: float) -> dict[str, Any]:
+    return {
+        "before": spread(eight.gaps(settled, came)),
+        "during": spread(eight.gaps(came, first)),
+        "rate_before": rounded(eight.count(settled, came) / (came - settled)),
+        "tokens_during": eight.count(came, first),
+        "together": rounded(first - came),
+    }
+
+
+def _of(ninth: Answer) -> dict[str, Any]:
+    if ninth.fault():
+        raise ContestantError(f"the ninth client was not answered: {ninth.fault()}")
+    return {"long_prompt": ninth.prompt_tokens, "long_prompt_cached": ninth.cached_tokens}
+
+
+def kept(figures: dict[str, Any]) -> float:
+    """Seconds that both kinds of work take by themselves over those they took together."""
+    separate = figures["alone"] + figures["tokens_during"] / figures["rate_before"]
+    return float(separate / figures["together"])
+
+
+async def _alone(server: Server, tokenizer: Any, seed: str, length: int) -> float:
+    """Seconds to the first token of a prompt of that length while nobody else asks."""
+    best = float("inf")
+    for place in range(2):
+        answer = await ask(server.target(), _long(tokenizer, f"{seed}/{place}", length))
+        if answer.fault():
+            raise ContestantError(f"a prompt of {length} tokens was not answered: {answer.fault()}")
+        best = min(best, answer.ttft or answer.seconds)
+        if best > _AGAIN_BELOW:
+            break
+    return best
+
+
+def _long(tokenizer: Any, seed: str, length: int) -> Request:
+    return Request(messages=(long_text(tokenizer, seed, length),), tokens=_NINTH_TOKENS)

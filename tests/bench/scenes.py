@@ -1,0 +1,184 @@
+"""Tables of the parts beyond throughput; each is empty where its part was not measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.figures import middle, ratio
+from bench.tables import MISSING, mib, ms, number, table, times
+
+if TYPE_CHECKING:
+    from bench.result import Result
+
+
+def waves(result: Result) -> str:
+    """TTFT of the first wave after a start, and of later ones."""
+    rows = [
+        [
+            f"{each['contestant']}, {each['concurrency']}",
+            *(ms(each[when][share]) for when in ("first", "later") for share in ("p50", "p99")),
+            number(ratio(each["first"]["p99"], each["later"]["p99"]), digits=2),
+        ]
+        for each in _ordered(result, "wave")
+    ]
+    head = ["concurrent", "first, p50 ms", "p99 ms", "later, p50 ms", "p99 ms", "p99 first / later"]
+    return table(head, rows) if rows else ""
+
+
+def fair(result: Result) -> str:
+    """Gaps of eight streams around a ninth client's long prompt."""
+    rows = []
+    for each in _ordered(result, "fair"):
+        during, before = each["during"], each["before"]
+        rows.append(
+            [
+                each["contestant"],
+                str(each["long_prompt"]),
+                *(ms(gaps[share]) for gaps in (before, during) for share in ("p50", "p99")),
+                number(ratio(during["p99"], during["p50"]), digits=2),
+                number(ratio(during["p99"], before["p50"]), digits=2),
+                number(each["together"], digits=2),
+                number(each["alone"], digits=2),
+                number(each["work_kept"], digits=2),
+            ]
+        )
+    head = [
+        *(
+            "",
+            "prompt",
+            "before, p50 ms",
+            "p99 ms",
+            "during, p50 ms",
+            "p99 ms",
+            "p99 / p50",
+            "p99 / p50 before",
+        ),
+        *("its TTFT, s", "alone, s", "work kept"),
+    ]
+    return table(head, rows) if rows else ""
+
+
+def turns(result: Result) -> str:
+    """Cached of all prompt tokens, and TTFT, turn by turn."""
+    return _by_number(result, "turn", "turn")
+
+
+def prefix(result: Result) -> str:
+    """The first user behind a system prompt, and the others."""
+    rows = [
+        [
+            each["contestant"],
+            *(cell for who in ("first", "others") for cell in (_cached(each[who]), ms(each[who]["ttft"]))),
+            number(ratio(each["first"]["ttft"], each["others"]["ttft"])),
+        ]
+        for each in _ordered(result, "prefix")
+    ]
+    head = ["", "first: cached", "TTFT, ms", "others: cached", "TTFT p50, ms", "first / others"]
+    return table(head, rows) if rows else ""
+
+
+def restart(result: Result) -> str:
+    """A long prefix that is new, seen, and seen before a restart."""
+    names = {"new": "new", "seen": "seen", "restarted": "seen before a restart"}
+    rows = [
+        [
+            name,
+            _cached(each[key]),
+            ms(each[key]["ttft"]),
+            number(ratio(each[key]["ttft"], each["new"]["ttft"]), digits=3),
+        ]
+        for each in result.of("restart")
+        for key, name in names.items()
+    ]
+    return table(["prefix", "cached", "TTFT, ms", "of new"], rows) if rows else ""
+
+
+def port(result: Result) -> str:
+    """Port up against imports."""
+    found = list(result.of("port"))
+    if not found:
+        return ""
+    quotients = [each["port_up"] / each["imports"] for each in found]
+    imports, up = (middle(each[key] for each in found) for key in ("imports", "port_up"))
+    return table(
+        ["imports, s", "port up, s", "ratio"],
+        [[number(imports, digits=3), number(up, digits=3), times(quotients)]],
+    )
+
+
+def soak(result: Result) -> str:
+    """The second and the last minute, and the extremes; what the first one warms is left out."""
+    minutes = list(result.of("soak"))[1:]
+    if not minutes:
+        return ""
+    middle_rate = middle(each["tokens_per_second"] for each in minutes) or 0.0
+    rows = []
+    for name, pick in _SOAK.items():
+        values = [pick(each) for each in minutes]
+        shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
+        rows.append([name, *shown, _drift(values)])
+    rates = [each["tokens_per_second"] / middle_rate - 1 for each in minutes if middle_rate]
+    faults = sum(each["faults"] for each in result.of("soak"))
+    note = f"\n\nThroughput of a minute: {min(rates):+.1%} to {max(rates):+.1%} around the median. {faults} requests failed."
+    head = [
+        f"{minutes[-1]['minute']} minutes",
+        "in minute 2",
+        "in the last",
+        "least",
+        "most",
+        "last / second",
+    ]
+    return table(head, rows) + note
+
+
+def _total(key: str) -> Any:
+    return lambda each: sum(process[key] for process in each["processes"])
+
+
+def _memory(role: str) -> Any:
+    return lambda each: sum(process["memory"] for process in each["processes"] if process["role"] == role)
+
+
+_SOAK = {
+    "tok/s": lambda each: each["tokens_per_second"],
+    "memory of the daemon, MiB": _memory("server"),
+    "memory of the engine, MiB": _memory("engine"),
+    "descriptors": _total("fds"),
+    "threads": _total("threads"),
+}
+
+
+def _shown(name: str, value: float) -> str:
+    if name.startswith("memory"):
+        return mib(value)
+    return number(value, digits=1 if name == "tok/s" else 0)
+
+
+def _drift(values: list[float]) -> str:
+    return f"{values[-1] / values[0] - 1:+.1%}" if values[0] else MISSING
+
+
+def _by_number(result: Result, part: str, key: str) -> str:
+    names = result.contestants(part)
+    found = {(each["contestant"], each[key]): each for each in result.of(part)}
+    numbers = sorted({place for _, place in found})
+    rows = []
+    for place in numbers:
+        row = [str(place)]
+        for name in names:
+            each = found.get((name, place))
+            row += [_cached(each), ms(each["ttft"])] if each else [MISSING, MISSING]
+        rows.append(row)
+    head = [key, *(cell for name in names for cell in (f"{name}: cached", "TTFT, ms"))]
+    return table(head, rows) if rows else ""
+
+
+def _cached(figures: dict[str, Any]) -> str:
+    return f"{number(figures['cached_tokens'], digits=0)} of {number(figures['prompt_tokens'], digits=0)}"
+
+
+def _ordered(result: Result, part: str) -> list[dict[str, Any]]:
+    names = result.contestants(part)
+    return sorted(
+        result.of(part), key=lambda each: (names.index(each["contestant"]), each.get("concurrency", 0))
+    )

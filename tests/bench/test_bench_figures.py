@@ -1,0 +1,71 @@
+"""Figures that would be believed if they were wrong."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import fair, prompts
+from bench.figures import middle, quantile, ratio, spread
+from support import tiny
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([0.0, 0.01, 0.5, 0.9, 0.99, 1.0]))
+def test_a_quantile_is_a_value_that_was_measured(values, share):
+    assert quantile(values, share) == np.quantile(values, share, method="inverted_cdf")
+
+
+def test_nothing_measured_is_no_figure():
+    assert quantile([], 0.5) is None
+    assert spread([]) == {"n": 0, "p50": None, "p99": None, "max": None}
+    assert middle([None, None]) is None
+    assert ratio(1.0, None) is None
+    assert ratio(1.0, 0.0) is None
+
+
+def test_p99_of_a_hundred_is_the_second_largest():
+    assert spread([float(n) for n in range(100)]) == {"n": 100, "p50": 49.0, "p99": 98.0, "max": 99.0}
+
+
+def test_a_seed_makes_the_same_prompt_in_every_process():
+    code = "from bench.prompts import story; print(story('7/0/level/8/3'))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert said == {prompts.story("7/0/level/8/3")}
+    assert prompts.story("7/0/level/8/4") not in said
+
+
+@pytest.mark.parametrize("length", [1, 7, 200])
+def test_a_long_text_has_the_tokens_that_were_asked_for(length):
+    tokenizer = tiny.tokenizer()
+    text = prompts.long_text(tokenizer, "x", length)
+    assert len(tokenizer.encode(text).ids) == length
+
+
+def test_a_new_question_is_no_gap_between_tokens():
+    eight = fair._Eight(None, "")
+    eight.times[0] = [1.0, 2.0, 5.0, 6.0]  # the stream asked anew at 3
+    eight.times[1] = [1.5, 2.5]
+    eight.starts = [0.0, 3.0]
+    assert sorted(eight.gaps(0.0, 10.0)) == [1.0, 1.0, 1.0]
+    assert eight.gaps(2.1, 5.5) == [1.0]
+    assert eight.count(1.5, 5.0) == 3
+
+
+def test_work_is_kept_when_both_take_as_long_together_as_one_after_the_other():
+    figures = {"alone": 2.0, "tokens_during": 30, "rate_before": 10.0, "together": 5.0}
+    assert fair.kept(figures) == 1.0
+    assert fair.kept({**figures, "together": 10.0}) == 0.5

@@ -1,0 +1,122 @@
+"""The load generator against a server that looks at it."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from bench.dialects import Request
+from bench.load import Target, ask, closed_loop, fetch, stories, summary
+
+CONCURRENT = 5
+
+
+def event(content):
+    return b"data: " + (content if isinstance(content, bytes) else json.dumps(content).encode()) + b"\n\n"
+
+
+def stream(tokens):
+    yield from (event({"choices": [{"delta": {"content": "x"}}]}) for _ in range(tokens))
+    yield event({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": tokens}})
+    yield event(b"[DONE]")
+
+
+class Counting:
+    """Answers nobody until as many ask as are expected; remembers how many asked at once."""
+
+    def __init__(self, expected):
+        self.expected, self.waiting, self.most, self.bodies = expected, [], 0, []
+
+    async def __call__(self, reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+        body = json.loads(await reader.readexactly(length)) if length else {}
+        self.bodies.append(body)
+        self.waiting.append(turn := asyncio.Event())
+        self.most = max(self.most, len(self.waiting))
+        if len(self.waiting) == self.expected:
+            for each in self.waiting:
+                each.set()
+            self.waiting = []
+        await turn.wait()
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + b"".join(stream(body.get("max_tokens", 0))))
+        await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(handler):
+    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
+        yield Target(server.sockets[0].getsockname()[1])
+
+
+def saying(response):
+    async def handler(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response)
+        await writer.drain()
+        writer.close()
+
+    return handler
+
+
+def test_as_many_streams_as_asked_for_are_always_under_way():
+    handler = Counting(CONCURRENT)
+    requests = stories("s", 4 * CONCURRENT, 3)  # a stream less, and the server would wait for ever
+
+    async def run():
+        async with serving(handler) as target, asyncio.timeout(30):
+            return await closed_loop(target, requests, CONCURRENT)
+
+    answers = asyncio.run(run())
+    assert handler.most == CONCURRENT
+    asked = sorted(body["messages"][0]["content"] for body in handler.bodies)
+    assert asked == sorted(request.messages[0] for request in requests)
+    assert len(set(asked)) == 4 * CONCURRENT
+    figures = summary(answers, 2.0)
+    assert figures["faults"] == 0
+    assert figures["output_tokens"] == 3 * len(requests)
+    assert figures["tokens_per_second"] == 1.5 * len(requests)
+    assert figures["prompt_tokens"] == 10 * len(requests)
+    assert figures["gap"]["n"] == 2 * len(requests)
+    assert figures["ttft"]["n"] == len(requests)
+
+
+@pytest.mark.parametrize(
+    ("response", "fault"),
+    [
+        (b"HTTP/1.1 529 Overloaded\r\nContent-Length: 4\r\n\r\nbusy", "status 529: busy"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + event({"choices": [{"delta": {"content": "x"}}]}), "closing event"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + event(b"[DONE]"), "ended within"),
+        (b"HTTP/1.1 200 OK\r\n\r\ndata: {broken\n\n", "JSONDecodeError"),
+        (b"", "ended within"),
+    ],
+)
+def test_what_goes_wrong_is_a_fault_and_no_figure(response, fault):
+    async def run():
+        async with serving(saying(response)) as target, asyncio.timeout(30):
+            return await ask(target, Request(messages=("hello",), tokens=1))
+
+    answer = asyncio.run(run())
+    assert fault in answer.fault()
+    figures = summary([answer], 1.0)
+    assert (figures["faults"], figures["output_tokens"], figures["ttft"]["n"]) == (1, 0, 0)
+    assert fault in figures["first_fault"]
+
+
+def test_nobody_there_is_a_fault():
+    async def run():
+        async with serving(saying(b"")) as target:
+            pass
+        return await ask(target, Request(messages=("hello",), tokens=1))
+
+    assert "refused" in asyncio.run(run()).fault().lower()
+
+
+def test_any_status_is_a_sign_of_life():
+    async def run():
+        async with serving(saying(b"HTTP/1.1 503 Starting\r\nContent-Length: 0\r\n\r\n")) as target:
+            return await fetch(target.port, "/health")
+
+    assert asyncio.run(run()) == 503
