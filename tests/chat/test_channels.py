@@ -120,6 +120,7 @@ CASES = {
     "cut off while reasoning": (f"{ANALYSIS}never ends <|en", [thought("never ends <|en")]),
     "cut off in a header": (f"{ANALYSIS}a{NEXT}<|channel|>fin", [thought("a")]),
     "cut off before a header": ("<|chan", []),
+    "cut off between messages": (f"{ANALYSIS}a<|end|>\n", [thought("a")]),
     "cut off in something like a header": ("to", [text("to")]),
     "cut off in a call": (
         written("get", '{"n": 3, "city": "Ro'),

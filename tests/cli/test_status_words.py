@@ -54,10 +54,11 @@ def test_everything_an_operator_wants_to_know():
         "error": "Half of it.", "hint": "Wait.", "retry_at": now + 20.4,
         "model": {"name": "m", "source": "hf://a/m", "quantization": "4bit", "weight_bytes": 2**30, "new": 1},
         "engine": {"pid": 9, "restarts": 1, "resumed": 2, "active_memory": 2**20, "cache_memory": 0},
-        "requests": {"running": 1, "queued": 2, "finished": 3, "failed": 4, "input_tokens": 5, "output_tokens": 6, "refused": 7},
+        "requests": {"running": 1, "queued": 2, "finished": 3, "failed": 4, "input_tokens": 5, "cached_tokens": 3, "output_tokens": 6, "refused": 7},
         "speed": {"tokens_per_second": 41.26, "window": 10, "first_token_p50": 0.2, "first_token_p95": 1.314},
         "memory": {"daemon": 2**26, "engine": 2**30},
         "cache": {"dir": "/x", "size": 3 * 2**30, "free": 2**40},
+        "prompt_cache": {"entries": 5, "memory": 2**29, "disk_entries": 4, "disk": 2**30},
         "a field of the future": None,
     }  # fmt: skip
     assert list(describe(standing(report=report)))[1:] == [
@@ -71,6 +72,7 @@ def test_everything_an_operator_wants_to_know():
         "speed     41.3 tokens/s over the last 10s; first token after 0.20s, 95 % within 1.31s",
         "memory    daemon 64.0 MiB, engine 1.0 GiB",
         "cache     3.0 GiB on disk, 1.0 TiB free",
+        "prompts   512.0 MiB in memory, 1.0 GiB on disk; 3 tokens not computed again",
     ]
 
 

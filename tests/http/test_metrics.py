@@ -25,7 +25,8 @@ BOUNDS = {
     "route": {operation.path for operation in OPERATIONS} | {OTHER},
     "dialect": {"anthropic", "openai", "both", "none"},
     "kind": {kind.value for kind in RequestErrorKind} | {"client_gone"},
-    "part": {"models", "staging", "wheels", "other"},
+    "part": {"models", "staging", "wheels", "prompts", "other"},
+    "place": {"memory", "disk"},
     "pensieved_phase": {phase.value for phase in Phase},
 }
 

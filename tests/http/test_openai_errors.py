@@ -279,7 +279,9 @@ def test_a_bug_of_ours_within_a_stream_is_an_error_line(front, monkeypatch, rout
             raise KeyError("secret detail")
 
     monkeypatch.setattr(
-        front.daemon.serving.text, "detokenizer", lambda **_: Broken(front.daemon.serving.text._manner.vocabulary)
+        front.daemon.serving.text,
+        "detokenizer",
+        lambda **_: Broken(front.daemon.serving.text._manner.vocabulary),
     )
     choices = {} if route == "/v1/responses" else {"n": count}
     with capture_logs() as logs:

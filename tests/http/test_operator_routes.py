@@ -87,6 +87,7 @@ def test_status_counts_what_was_answered():
             "finished": 1,
             "failed": 0,
             "input_tokens": usage["input_tokens"],
+            "cached_tokens": 0,
             "output_tokens": usage["output_tokens"],
             "dropped_lines": 0,
         }

@@ -214,7 +214,9 @@ def test_a_bug_of_ours_within_a_stream_is_an_error_event(front, monkeypatch):
             raise KeyError("secret detail")
 
     monkeypatch.setattr(
-        front.daemon.serving.text, "detokenizer", lambda **_: Broken(front.daemon.serving.text._manner.vocabulary)
+        front.daemon.serving.text,
+        "detokenizer",
+        lambda **_: Broken(front.daemon.serving.text._manner.vocabulary),
     )
     with capture_logs() as logs:
         response = front.post("/v1/messages", question(stream=True))

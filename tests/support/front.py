@@ -25,6 +25,8 @@ from pensieved.engine.protocol import (
     Cancel,
     FinishReason,
     Output,
+    PromptCacheStats,
+    Recalled,
     Refused,
     Step,
     Submit,
@@ -69,6 +71,7 @@ class ScriptedEngine:
         self.submitted: list[Submit] = []
         self.cancelled: list[int] = []
         self.refusal: str | None = None
+        self.recall: Callable[[Submit], Recalled] | None = None
         self.running: dict[
             int, tuple[Submit, list[int], int]
         ] = {}  # request, what is left, how much was sent
@@ -110,6 +113,8 @@ class ScriptedEngine:
             self.client.refuse(Refused(frame.request, self.refusal))
         elif isinstance(frame, Submit):
             self.submitted.append(frame)
+            if self.recall is not None:
+                self.client.recall(self.recall(frame))
             self.running[frame.request] = (frame, list(self.answer(frame)), 0)
         elif isinstance(frame, Cancel):
             self.cancelled.append(frame.request)
@@ -147,6 +152,9 @@ class EngineFacts:
     running: int = 0
     active_memory: int = 1000
     cache_memory: int = 10
+    prompt_cache: PromptCacheStats = field(
+        default_factory=lambda: PromptCacheStats(entries=3, memory=300, disk_entries=2, disk=2000)
+    )
 
 
 @dataclass

@@ -45,7 +45,10 @@ class Launchd:
 
     def provide_activation(self) -> None:
         """Have launch_activate_socket answer in the jobs. Raises FileNotFoundError where there is no C compiler."""
-        source, library = LAUNCHCTL.with_name("launchd_standin") / "activate.c", self.store.folder / ACTIVATION
+        source, library = (
+            LAUNCHCTL.with_name("launchd_standin") / "activate.c",
+            self.store.folder / ACTIVATION,
+        )
         subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

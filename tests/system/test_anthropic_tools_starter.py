@@ -47,7 +47,8 @@ def test_a_forced_call_is_valid(client, choice):
     assert (call.type, call.name, message.stop_reason) == ("tool_use", "weather", "tool_use")
     jsonschema.validate(call.input, SCHEMA)
     counted = client.messages.count_tokens(**ASK, tools=[WEATHER], tool_choice=choice)
-    assert counted.input_tokens == message.usage.input_tokens
+    usage = message.usage
+    assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
 
 
 def test_a_forced_call_that_is_cut_off(client):

@@ -48,6 +48,27 @@ def test_paris(client):
     assert message.role == "assistant"
 
 
+def prompt_tokens(message):
+    """All of them, computed or not."""
+    usage = message.usage
+    return usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+
+
+def test_what_was_said_before_is_not_computed_again(client):
+    system = [{"type": "text", "text": "Rain falls. " * 150, "cache_control": {"type": "ephemeral"}}]
+    warm = client.messages.create(model="local", max_tokens=0, messages=CAPITAL, system=system)
+    assert warm.usage.cache_creation_input_tokens > 300
+    assert warm.content == []
+    other = [{"role": "user", "content": "What is the capital of Italy?"}]
+    reply = client.messages.with_raw_response.create(
+        model="local", max_tokens=8, messages=other, system=system, extra_body={"temperature": 0}
+    )
+    usage = reply.parse().usage
+    assert usage.cache_read_input_tokens >= warm.usage.cache_creation_input_tokens
+    assert usage.cache_creation_input_tokens == 0
+    assert reply.headers["x-pensieved-cache"].startswith(f"hit; cached={usage.cache_read_input_tokens}; ")
+
+
 def test_a_stream_says_the_same_as_one_piece(client):
     whole = ask(client)
     with client.messages.stream(
@@ -59,7 +80,7 @@ def test_a_stream_says_the_same_as_one_piece(client):
     assert "".join(pieces) == text_of(final) == text_of(whole)
     assert final.model == "claude-sonnet-5"
     assert final.usage.output_tokens == whole.usage.output_tokens
-    assert final.usage.input_tokens == whole.usage.input_tokens
+    assert prompt_tokens(final) == prompt_tokens(whole)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +111,7 @@ def test_usage_equals_count_tokens(client, options):
     message = ask(client, **options)
     request = {k: v for k, v in options.items() if k in {"system", "messages"}}
     counted = client.messages.count_tokens(**{"model": "local", "messages": CAPITAL, **request})
-    assert message.usage.input_tokens == counted.input_tokens > 0
+    assert prompt_tokens(message) == counted.input_tokens > 0
     assert 0 < message.usage.output_tokens <= 32
 
 

@@ -62,5 +62,5 @@ def _clean(turn: Turn, drop: Sequence[re.Pattern[str]]) -> tuple[Turn, int]:
         kept = [line for line in lines if line not in volatile] if volatile else lines
         dropped += len(lines) - len(kept)
         text = part.text if len(kept) == len(lines) else "\n".join(kept)
-        parts += [TextPart(text)] if text.strip() or len(kept) == len(lines) else []
+        parts += [TextPart(text, part.ends_prefix)] if text.strip() or len(kept) == len(lines) else []
     return Turn(turn.role, tuple(parts)), dropped

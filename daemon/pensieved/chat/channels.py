@@ -122,8 +122,9 @@ class ChannelStage:
             feed.at = first + len(begin or "")
             self._say(TextDelta, feed.text[start : feed.at])
         except CutError:
-            if not feed.text[start:].lstrip(_SPACE).startswith("<|"):
-                self._say(TextDelta, feed.text[start:])
+            rest = feed.text[start:]
+            if rest.strip(_SPACE) and not rest.lstrip(_SPACE).startswith("<|"):
+                self._say(TextDelta, rest)
             raise
         return "", None
 

@@ -28,15 +28,17 @@ class Role(StrEnum):
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):
-    """Plain text."""
+    """Plain text. `ends_prefix`, of any part: the client says that other prompts go on differently after it."""
 
     text: str
+    ends_prefix: bool = False
 
 
 class ThinkingPart(msgspec.Struct, frozen=True, tag="thinking"):
     """Reasoning that an assistant's turn began with; for templates that take it, dropped otherwise."""
 
     text: str
+    ends_prefix: bool = False
 
 
 class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
@@ -45,6 +47,7 @@ class ToolCallPart(msgspec.Struct, frozen=True, tag="tool_call"):
     call_id: str
     name: str
     arguments: dict[str, Any]
+    ends_prefix: bool = False
 
 
 class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
@@ -54,6 +57,7 @@ class ToolResultPart(msgspec.Struct, frozen=True, tag="tool_result"):
     name: str
     text: str
     is_error: bool = False
+    ends_prefix: bool = False
 
 
 Part = TextPart | ThinkingPart | ToolCallPart | ToolResultPart
@@ -90,7 +94,7 @@ class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """A tool that the model may call.
 
     `schema` is the JSON schema of its arguments, an object. `strict`: they must be valid against it. `path` is where
-    the request says the schema, for errors.
+    the request says the schema, for errors. `ends_prefix`: as with parts; the prefix ends behind all tools then.
     """
 
     name: str
@@ -98,6 +102,7 @@ class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True):
     schema: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object", "properties": {}})
     strict: bool = False
     path: str = ""
+    ends_prefix: bool = False
 
 
 class ToolMode(StrEnum):

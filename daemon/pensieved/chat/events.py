@@ -24,14 +24,16 @@ class StopReason(StrEnum):
 class Usage(msgspec.Struct, frozen=True):
     """Token counts of one request.
 
-    `input_tokens` counts the whole prompt, `cached_tokens` the part of it reused; `reasoning_tokens` is the part of
-    the output up to the token with which the last piece of reasoning arrived.
+    `input_tokens` counts the whole prompt, `cached_tokens` the part of it reused, `created_tokens` what of the rest lies before
+    the last place that the client marked; `reasoning_tokens` is the part of the output up to the token with which the
+    last piece of reasoning arrived.
     """
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    created_tokens: int = 0
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text"):

@@ -7,11 +7,13 @@ Uses `tokenizers` (the Rust library beneath transformers) directly; every prepar
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from pensieved.chat import channels
+from pensieved.chat.breakpoints import find_breakpoints
 from pensieved.chat.conversation import Conversation, RawPrompt, Role, TextPart, Turn
 from pensieved.chat.detokenizer import Detokenizer
 from pensieved.chat.encoding import Encoder
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from pensieved.chat.breakpoints import Breakpoints
     from pensieved.chat.manner import ModelFacts
 
 _PLAIN_STOPS = ("\nUser:", "\nSystem:")
@@ -145,6 +148,18 @@ class ChatTokenizer:
             RequestError: TOO_LONG, where they are far more than `most`; INVALID, as `render`.
         """
         return self._encoder.ids(self.render(conversation), special=self._is_plain, most=most)
+
+    def breakpoints(
+        self, conversation: Conversation, ids: Sequence[int], *, everywhere: bool = False
+    ) -> Breakpoints:
+        """Where other prompts may part from this one, whose ids are `ids`; see `breakpoints`."""
+        return find_breakpoints(
+            conversation,
+            ids,
+            render=self.render,
+            encode=partial(self._encoder.ids, special=self._is_plain),
+            everywhere=everywhere,
+        )
 
     def count_chat(self, conversation: Conversation, most: int) -> int:
         """How many ids the prompt has: exact, unless they are far more than `most`.

@@ -53,6 +53,7 @@ class RequestsReport(msgspec.Struct, frozen=True):
     finished: int = 0
     failed: int = 0
     input_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
 
 
@@ -79,6 +80,13 @@ class CacheReport(msgspec.Struct, frozen=True):
     free: int | None = None
 
 
+class PromptCacheReport(msgspec.Struct, frozen=True):
+    """What the prompt cache holds, in bytes."""
+
+    memory: int = 0
+    disk: int = 0
+
+
 class DaemonReport(msgspec.Struct, frozen=True):
     """The part of GET /v1/status that commands show or decide by; what it says besides is passed over."""
 
@@ -101,6 +109,7 @@ class DaemonReport(msgspec.Struct, frozen=True):
     speed: SpeedReport | None = None
     memory: MemoryReport | None = None
     cache: CacheReport | None = None
+    prompt_cache: PromptCacheReport | None = None
 
     @property
     def read_at(self) -> float:

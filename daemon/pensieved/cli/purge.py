@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from typing import TYPE_CHECKING
 
 from pensieved.cli.agents import agent_settings
@@ -10,7 +11,7 @@ from pensieved.cli.logs import log_file
 from pensieved.errors import ConfigError, PensievedError
 from pensieved.models.cache import ModelCache
 from pensieved.service.agent import find_agent, installed_plist
-from pensieved.settings.paths import launch_agents_dir
+from pensieved.settings.paths import PROMPTS, launch_agents_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,3 +70,6 @@ def _remove_models(folder: Path) -> Iterator[str]:
         else:
             yield f"removed  {folder}: {entry.key}"
     cache.collect_garbage()
+    if (prompts := folder / PROMPTS).is_dir():
+        shutil.rmtree(prompts, ignore_errors=True)
+        yield f"removed  {prompts}"

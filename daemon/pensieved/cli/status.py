@@ -157,6 +157,10 @@ def _vitals(report: DaemonReport) -> Iterator[str]:
     if cache := report.cache:
         free = f", {format_size(cache.free)} free" if cache.free is not None else ""
         yield f"cache     {format_size(cache.size)} on disk{free}"
+    if prompts := report.prompt_cache:
+        reused = report.requests.cached_tokens if report.requests else 0
+        held = f"{format_size(prompts.memory)} in memory, {format_size(prompts.disk)} on disk"
+        yield f"prompts   {held}; {reused} tokens not computed again"
 
 
 def _times(count: int, what: str) -> str:

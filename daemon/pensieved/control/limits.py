@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import psutil
+from pensieved.machine import available_memory, total_memory
 
 if TYPE_CHECKING:
     from pensieved.settings.schema import ServerSettings
@@ -26,11 +26,11 @@ def max_concurrent(server: ServerSettings) -> int:
     """The number of slots: as set, else what fits into memory, from 2 to 32."""
     if server.max_concurrent != "auto":
         return server.max_concurrent
-    free = psutil.virtual_memory().total - RESERVED
+    free = total_memory() - RESERVED
     return max(2, min(MOST, free // BYTES_PER_REQUEST))
 
 
 def fits_beside(weight_bytes: int) -> bool:
     """Whether a model of this size, with one request, fits into the memory that is free now."""
     needed = _BESIDE_WEIGHTS * weight_bytes + BYTES_PER_REQUEST + RESERVED
-    return psutil.virtual_memory().available >= needed
+    return available_memory() >= needed

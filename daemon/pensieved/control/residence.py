@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pensieved.control.limits import max_concurrent
+from pensieved.control.promptcache import prompt_cache_wish
 from pensieved.control.serving import ServingModel
 from pensieved.engine.supervisor import EngineConfig
 from pensieved.models.preparation import PrepareRequest
@@ -37,6 +38,7 @@ class Target:
     device: str
     prefill_chunk: int
     max_concurrent: int
+    prompt_cache: tuple[int | str, int, float]
 
     @classmethod
     def of(cls, settings: Settings) -> Target:
@@ -50,6 +52,11 @@ class Target:
             device=engine.device,
             prefill_chunk=engine.prefill_chunk,
             max_concurrent=max_concurrent(settings.server),
+            prompt_cache=(
+                settings.prompt_cache.memory,
+                settings.prompt_cache.disk,
+                settings.prompt_cache.ttl,
+            ),
         )
 
 
@@ -108,10 +115,11 @@ class Resident:
         manifest, path = self.prepared.manifest, self.prepared.path
         with ThreadPoolExecutor(1, "tokenizer") as pool:
             text = pool.submit(ChatTokenizer.open, path, manifest.eos_token_ids, manifest.tokenizer)
-            self.engine.load(
+            loaded = self.engine.load(
                 path,
                 max_concurrent=self.target.max_concurrent,
                 trust_remote_code=self.target.trust_remote_code,
+                prompt_cache=prompt_cache_wish(self.settings, self.prepared),
             )
             return ServingModel(
                 name=manifest.name,
@@ -121,6 +129,7 @@ class Resident:
                 manifest=manifest,
                 text=text.result(),
                 engine=self.engine.client,
+                cuts=loaded.cuts,
             )
 
     def refreshed(self, serving: ServingModel, settings: Settings) -> ServingModel:

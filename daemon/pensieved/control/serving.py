@@ -50,7 +50,11 @@ class Users:
 
 @dataclass(frozen=True)
 class ServingModel:
-    """A resident model. `context_length` bounds prompt plus answer, in tokens."""
+    """A resident model.
+
+    `context_length` bounds prompt plus answer, in tokens. `cuts`: the prompt cache can take any part of what it holds;
+    otherwise it needs to be told where prompts may part.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -59,6 +63,7 @@ class ServingModel:
     manifest: Manifest
     text: ChatTokenizer
     engine: EngineClient
+    cuts: bool = True
     users: Users = field(default_factory=Users)
 
     def answers_to(self, name: str) -> bool:

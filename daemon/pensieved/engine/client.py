@@ -18,6 +18,7 @@ from pensieved.engine.protocol import (
     Cancel,
     FinishReason,
     Output,
+    Recalled,
     Refused,
     Sampling,
     Step,
@@ -60,6 +61,7 @@ class Generation:
         self._taken = 0
         self._finish: FinishReason | None = None
         self._error: PensievedError | None = None
+        self._recalled: Recalled | None = None
 
     @property
     def request(self) -> int:
@@ -70,6 +72,11 @@ class Generation:
     def produced(self) -> Sequence[int]:
         """All ids so far, the stop token included."""
         return self._produced
+
+    @property
+    def recalled(self) -> Recalled | None:
+        """What the prompt cache had for it, as soon as an engine has said so: known before the first token."""
+        return self._recalled
 
     def next(self, timeout: float) -> Chunk | None:
         """All tokens that arrived, waiting up to `timeout` seconds for the first; None if none did.
@@ -105,6 +112,14 @@ class Generation:
             max_tokens=self._submit.max_tokens - position,
             position=position,
         )
+
+    def recall(self, recalled: Recalled) -> None:
+        """Note what the prompt cache had. What a second engine has of an answer that it goes on with is nobody's business."""
+        if self._recalled is None:
+            most = len(self._submit.prompt)
+            self._recalled = msgspec.structs.replace(
+                recalled, cached=min(recalled.cached, most), matched=min(recalled.matched, most)
+            )
 
     def deliver(self, output: Output) -> None:
         """Append what an engine produced."""
@@ -151,6 +166,7 @@ class EngineClient:
         sampling: Sampling,
         logprobs: int | None = None,
         grammar: str = "",
+        breakpoints: Sequence[int] = (),
     ) -> Generation:
         """Start a request; while an engine is starting or restarting it waits for that.
 
@@ -161,6 +177,7 @@ class EngineClient:
             sampling: how tokens are chosen.
             logprobs: report log-probabilities, of the tokens and of that many likeliest ones beside each.
             grammar: what the answer must follow, in llguidance's notation (`chat.grammar` writes it).
+            breakpoints: numbers of prompt tokens, rising, after which other prompts may go on differently.
 
         Raises:
             EngineError: there is no engine and none is coming.
@@ -176,6 +193,7 @@ class EngineClient:
             sampling,
             logprobs=logprobs,
             grammar=grammar,
+            breakpoints=tuple(breakpoints),
         )
         encode(submit)  # what cannot be sent must not be in the way when all requests are sent again
         generation = Generation(submit, self._remove)
@@ -253,6 +271,13 @@ class EngineClient:
             generation = self._live.get(taken.request)
             if generation is not None:
                 generation.record.taken = True
+
+    def recall(self, recalled: Recalled) -> None:
+        """Tell a request what the prompt cache had for it."""
+        with self._lock:
+            generation = self._live.get(recalled.request)
+        if generation is not None:
+            generation.recall(recalled)
 
     def refuse(self, refused: Refused) -> None:
         """End a request that the engine will not run."""

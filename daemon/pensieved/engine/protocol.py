@@ -46,6 +46,24 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
 # --- daemon → engine ---------------------------------------------------------------------------------------
 
 
+class PromptCacheWish(msgspec.Struct, frozen=True, array_like=True):
+    """How much of what was computed is kept. Sizes in bytes.
+
+    Attributes:
+        memory: at most; 0 keeps nothing, None leaves it to the engine.
+        disk: at most, of all models together; 0 keeps nothing there.
+        ttl: seconds without use after which an entry leaves the disk; 0: never.
+        folder: where this model's entries are; its parent holds all models'.
+        fingerprint: of everything that they depend on.
+    """
+
+    memory: int | None = 0
+    disk: int = 0
+    ttl: float = 0.0
+    folder: str = ""
+    fingerprint: str = ""
+
+
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     """Load the model in folder `path` and warm it up; answered by `Loaded` or `Fault`."""
 
@@ -54,13 +72,15 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     prefill_chunk: int
     device: str  # auto, cpu or gpu
     trust_remote_code: bool = False
+    prompt_cache: PromptCacheWish = PromptCacheWish()
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     """Generate for `prompt` (token ids). `position` is the number of prompt-final ids that are earlier output.
 
     `logprobs` asks for log-probabilities: of each token produced, and of that many likeliest ones beside it.
-    `grammar` is what the answer must follow, in llguidance's notation; empty leaves it free.
+    `grammar` is what the answer must follow, in llguidance's notation; empty leaves it free. `breakpoints` are numbers of
+    prompt tokens, rising, after which other prompts are likely to go on differently.
     """
 
     request: int
@@ -71,6 +91,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     position: int = 0
     logprobs: int | None = None
     grammar: str = ""
+    breakpoints: tuple[int, ...] = ()
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
@@ -98,11 +119,12 @@ class Warming(msgspec.Struct, frozen=True, array_like=True, tag="warming"):
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
-    """Ready for `Submit`. Sizes in bytes."""
+    """Ready for `Submit`. Sizes in bytes. `cuts`: the model's KV cache can be cut anywhere, and needs no breakpoints."""
 
     weight_bytes: int
     load_seconds: float
     warm_seconds: float
+    cuts: bool = True
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -130,18 +152,44 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
     outputs: tuple[Output, ...]
 
 
+class PromptCacheStats(msgspec.Struct, frozen=True, array_like=True):
+    """What the prompt cache holds, in entries and bytes; on disk, of all models."""
+
+    entries: int = 0
+    memory: int = 0
+    disk_entries: int = 0
+    disk: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     """The loop turns. Sent about once a second, and at each step that produced nothing."""
 
     running: int
     active_memory: int
     cache_memory: int
+    prompt_cache: PromptCacheStats = PromptCacheStats()
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
     """A `Submit` was read; sent before anything is done with it, so that a death can be told from never starting."""
 
     request: int
+
+
+class Recalled(msgspec.Struct, frozen=True, array_like=True, tag="recalled"):
+    """What the prompt cache had for a request; sent before its prompt is computed.
+
+    Attributes:
+        request: which one.
+        cached: prompt tokens that were taken from it.
+        matched: prompt tokens that agree with something in it, be it of use or not.
+        instead: ids that it has in place of those that follow; empty where it has nothing, or the prompt ends.
+    """
+
+    request: int
+    cached: int
+    matched: int
+    instead: tuple[int, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
@@ -158,7 +206,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True, tag="fault"):
     permanent: bool = False
 
 
-FromEngine = Hello | Warming | Loaded | Taken | Step | Heartbeat | Refused | Fault
+FromEngine = Hello | Warming | Loaded | Taken | Recalled | Step | Heartbeat | Refused | Fault
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from pensieved.engine.protocol import PromptCacheStats
 
 
 class EngineState(StrEnum):
@@ -21,12 +23,13 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What loading gave. `device` as the engine reports it, sizes in bytes, times in seconds."""
+    """What loading gave. `device` as the engine reports it, sizes in bytes, times in seconds; `cuts` as in `Loaded`."""
 
     device: str
     weight_bytes: int
     load_seconds: float
     warm_seconds: float
+    cuts: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,4 @@ class EngineStats:
     cache_memory: int
     restarts: int
     resumed: int
+    prompt_cache: PromptCacheStats = field(default_factory=PromptCacheStats)

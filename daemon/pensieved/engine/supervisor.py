@@ -25,6 +25,8 @@ from pensieved.engine.protocol import (
     Hello,
     Load,
     Loaded,
+    PromptCacheWish,
+    Recalled,
     Refused,
     Step,
     Taken,
@@ -42,6 +44,7 @@ __all__ = ["Engine", "EngineConfig", "EngineState", "EngineStats", "LoadedModel"
 log = structlog.get_logger(__name__)
 
 
+NO_PROMPT_CACHE = PromptCacheWish()
 NO_HEARTBEAT = Heartbeat(running=0, active_memory=0, cache_memory=0)
 
 
@@ -110,13 +113,21 @@ class Engine:
             if self._thread.ident is None and not self._stopping:
                 self._thread.start()
 
-    def load(self, path: Path, *, max_concurrent: int, trust_remote_code: bool = False) -> LoadedModel:
+    def load(
+        self,
+        path: Path,
+        *,
+        max_concurrent: int,
+        trust_remote_code: bool = False,
+        prompt_cache: PromptCacheWish = NO_PROMPT_CACHE,
+    ) -> LoadedModel:
         """Load a model and wait until it is ready. One that was loaded before goes, and its requests fail.
 
         Args:
             path: folder with config.json and safetensors.
             max_concurrent: requests that decode together.
             trust_remote_code: allow the model's own Python code.
+            prompt_cache: what to keep of prompts and answers.
 
         Raises:
             UnsupportedModelError: this model can never be loaded.
@@ -128,6 +139,7 @@ class Engine:
             prefill_chunk=self._config.prefill_chunk,
             device=self._config.device,
             trust_remote_code=trust_remote_code,
+            prompt_cache=prompt_cache,
         )
         self.start()
         if self._wanted is not None:
@@ -175,6 +187,7 @@ class Engine:
             cache_memory=heartbeat.cache_memory,
             restarts=self._restarts,
             resumed=self.client.resumed,
+            prompt_cache=heartbeat.prompt_cache,
         )
 
     def _outcome(self, wanted: Load) -> LoadedModel:
@@ -299,6 +312,8 @@ class Engine:
                 self._doze(life)
             case Taken():
                 self.client.acknowledge(frame)
+            case Recalled():
+                self.client.recall(frame)
             case Refused():
                 self.client.refuse(frame)
             case Hello():
@@ -337,7 +352,9 @@ class Engine:
                 return
             life.ready = True
             self._idleness.begin()
-            self._loaded = LoadedModel(device, frame.weight_bytes, frame.load_seconds, frame.warm_seconds)
+            self._loaded = LoadedModel(
+                device, frame.weight_bytes, frame.load_seconds, frame.warm_seconds, frame.cuts
+            )
             self.client.attach(life.process.send)
             self._changed.notify_all()
         self._enter(EngineState.READY, "")

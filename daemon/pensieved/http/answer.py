@@ -25,15 +25,16 @@ from pensieved.chat.events import (
     Logprobs,
     StopReason,
     TokenLogprob,
-    Usage,
 )
 from pensieved.engine.protocol import FinishReason
 from pensieved.errors import PensievedError, RequestError, RequestErrorKind
+from pensieved.http.cachenote import CacheNote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from pensieved.chat.conversation import Conversation, RawPrompt
+    from pensieved.chat.events import Usage
     from pensieved.chat.segmenter import Segmenter
     from pensieved.chat.tokenizer import ChatTokenizer
     from pensieved.control.serving import ServingModel, Users
@@ -64,6 +65,8 @@ class Prompt:
         grammar: what the answer must follow, or empty.
         dropped_lines: how many volatile lines were left out.
         clamped: the context leaves less room than was asked for.
+        breakpoints: numbers of its tokens after which other prompts may go on differently.
+        marked: its tokens up to the last place that the client marked for caching.
     """
 
     serving: ServingModel
@@ -74,6 +77,8 @@ class Prompt:
     max_tokens: int
     clamped: bool
     sampling: Sampling
+    breakpoints: tuple[int, ...] = ()
+    marked: int = 0
 
 
 class Answer:
@@ -83,7 +88,7 @@ class Answer:
     called at any time, from the iterating thread.
 
     Attributes:
-        input_tokens: prompt tokens, as soon as they are known (None while the model is still loading).
+        prompt_usage: what is known of the prompt's tokens (None while the model is still loading).
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class Answer:
         self._record = record
         self._client_gone = client_gone
         self._deadline = time.monotonic() + service.request_timeout
+        self._cache = CacheNote(record, explain=service.explain_cache)
         self._generation: Generation | None = None
         self._user: Users | None = None  # of the model, once it is told that this answer needs it
         self._segmenter: Segmenter | None = None
@@ -118,12 +124,14 @@ class Answer:
         if self._client_gone():
             self.close()
             raise ClientGoneError
-        return next(self._events)
+        event = next(self._events)
+        self._cache.look()
+        return event
 
     @property
-    def input_tokens(self) -> int | None:
-        """Prompt tokens, once they are known."""
-        return len(self._prompt.ids) if self._prompt else None
+    def prompt_usage(self) -> Usage | None:
+        """The prompt's tokens, once they are known; how many were cached, before the first token of the answer."""
+        return self._cache.usage(self._prompt) if self._prompt else None
 
     def close(self, unfinished: str = "client_gone") -> None:
         """Stop the engine's work and give the slot back; `unfinished` says why, where that is before the end."""
@@ -144,7 +152,7 @@ class Answer:
             self._user.leave()
             self._user = None
         self._ticket.leave()
-        self._record.input_tokens = self.input_tokens
+        self._record.input_tokens = len(self._prompt.ids) if self._prompt else None
         self._record.dropped_lines = (self._prompt.dropped_lines or None) if self._prompt else None
         self._record.output_tokens = self._segmenter.consumed if self._segmenter else 0
 
@@ -196,8 +204,13 @@ class Answer:
     def _prefill(self, prompt: Prompt) -> Iterator[Idle]:
         """Have the engine read the prompt, which leaves it in the prompt cache; the token that comes of it is nobody's."""
         generation = self._generation = prompt.serving.engine.submit(
-            prompt.ids, max_tokens=1, stop_tokens=prompt.serving.text.stop_token_ids, sampling=prompt.sampling
+            prompt.ids,
+            max_tokens=1,
+            stop_tokens=prompt.serving.text.stop_token_ids,
+            sampling=prompt.sampling,
+            breakpoints=prompt.breakpoints,
         )
+        self._cache.follow(prompt, generation)
         while generation.next(TICK) is None:
             yield self._idle()
 
@@ -235,7 +248,9 @@ class Answer:
             sampling=sampling,
             logprobs=self._request.logprobs,
             grammar=grammar,
+            breakpoints=prompt.breakpoints,
         )
+        self._cache.follow(prompt, generation)
         while True:
             chunk = generation.next(TICK)
             if chunk is None:
@@ -275,7 +290,7 @@ class Answer:
         consumed, thought = (self._segmenter.consumed, self._segmenter.thought) if self._segmenter else (0, 0)
         return Finish(
             reason,
-            Usage(len(prompt.ids), consumed, reasoning_tokens=thought),
+            self._cache.usage(prompt, consumed, thought),
             matched if reason is StopReason.STOP_SEQUENCE else None,
         )
 

@@ -78,4 +78,6 @@ def create_app(daemon: Daemon, admission: Admission, door: Door | None = None) -
     app.add_route("/v1/completions", LegacyCompletions(completions, max_body))
     app.add_route("/v1/responses", Responses(completions, max_body))
     app.add_route("/v1/embeddings", Embeddings(completions, max_body))
-    return Observer(Lanes(app, lambda: admission.max_concurrent + admission.max_queued + _SPARE_LANES), ledger)
+    return Observer(
+        Lanes(app, lambda: admission.max_concurrent + admission.max_queued + _SPARE_LANES), ledger
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pensieved.chat.breakpoints import NONE
 from pensieved.chat.canonical import canonical
 from pensieved.chat.conversation import Conversation
 from pensieved.chat.encoding import too_long
@@ -167,6 +168,9 @@ class Completions:
         generation = self._daemon.settings.generation
         wanted = generation.max_tokens if request.max_tokens is None else request.max_tokens
         room = serving.context_length - len(ids)
+        breakpoints = NONE
+        if isinstance(conversation, Conversation) and same is None:
+            breakpoints = serving.text.breakpoints(conversation, ids, everywhere=not serving.cuts)
         return Prompt(
             serving=serving,
             conversation=conversation,
@@ -176,6 +180,8 @@ class Completions:
             max_tokens=min(wanted, room),
             clamped=wanted > room,
             sampling=_sampling(request.sampling, generation),
+            breakpoints=same.breakpoints if same else breakpoints.places,
+            marked=same.marked if same else breakpoints.marked,
         )
 
     def await_model(self, timeout: float) -> ServingModel | None:
@@ -190,6 +196,11 @@ class Completions:
         if serving is None and refused is not None:
             raise refused
         return serving
+
+    @property
+    def explain_cache(self) -> bool:
+        """Whether clients may see text of where their prompt parts from what is cached."""
+        return self._daemon.settings.prompt_cache.explain
 
     @property
     def request_timeout(self) -> float:

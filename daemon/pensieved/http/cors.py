@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _METHODS = "GET, HEAD, POST, OPTIONS"
 _MAX_AGE = "600"  # seconds; a change of the list is felt within ten minutes
-_EXPOSED = "request-id, x-request-id, retry-after"
+_EXPOSED = "request-id, x-request-id, retry-after, x-pensieved-cache"
 _HEADERS = frozenset(
     {
         "accept",

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pensieved.control.reload import ConfigReport
     from pensieved.control.serving import ServingModel
     from pensieved.control.status import StatusBoard
+    from pensieved.engine.protocol import PromptCacheStats
     from pensieved.settings.schema import Settings
 
 
@@ -37,6 +38,10 @@ class EngineStats(Protocol):
     @property
     def cache_memory(self) -> int:
         """What MLX keeps for reuse."""
+
+    @property
+    def prompt_cache(self) -> PromptCacheStats:
+        """What the prompt cache holds."""
 
 
 class Daemon(Protocol):

@@ -119,6 +119,7 @@ class StatusReport:
                 "speed": self._speed(),
                 "memory": self._memory(),
                 "cache": self._cache(),
+                "prompt_cache": self._prompt_cache(),
                 "limits": self._limits(serving),
             }
         )
@@ -145,6 +146,7 @@ class StatusReport:
             "finished": ledger.answers,
             "failed": ledger.failed,
             "input_tokens": ledger.input_tokens,
+            "cached_tokens": ledger.cached_tokens,
             "output_tokens": ledger.output_tokens,
             "dropped_lines": ledger.dropped_lines,
         }
@@ -171,6 +173,18 @@ class StatusReport:
             "dir": str(vitals.cache_dir),
             "size": sum(vitals.cache_bytes().values()),
             "free": vitals.free_bytes(),
+        }
+
+    def _prompt_cache(self) -> dict[str, int] | None:
+        stats = self._daemon.engine_stats()
+        if stats is None:
+            return None
+        held = stats.prompt_cache
+        return {
+            "entries": held.entries,
+            "memory": held.memory,
+            "disk_entries": held.disk_entries,
+            "disk": held.disk,
         }
 
     def _limits(self, serving: ServingModel | None) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class Ledger:
         self.answers = 0
         self.failed = 0
         self.input_tokens = 0
+        self.cached_tokens = 0
         self.dropped_lines = 0
         self.canonicalised = 0
         self.queue_wait = Histogram(WAITING)
@@ -215,6 +216,7 @@ class Ledger:
         self.answers += 1
         self.failed += record.error is not None
         self.input_tokens += record.input_tokens or 0
+        self.cached_tokens += record.cached_tokens or 0
         self.dropped_lines += record.dropped_lines or 0
         self.canonicalised += bool(record.dropped_lines)
         if record.queue_seconds is not None:

@@ -125,6 +125,19 @@ def _engine(name: str) -> Callable[[Sources], float | None]:
     return read
 
 
+def _prompt_cache(memory: str, disk: str) -> Callable[[Sources], Mapping[tuple[str, ...], float] | None]:
+    """Two numbers of the prompt cache's, by place."""
+
+    def read(sources: Sources) -> Mapping[tuple[str, ...], float] | None:
+        stats = sources.daemon.engine_stats()
+        if stats is None:
+            return None
+        held = stats.prompt_cache
+        return {("memory",): getattr(held, memory), ("disk",): getattr(held, disk)}
+
+    return read
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("pensieved_build", "info", "Versions of what this daemon is made of.", lambda _: build()),
     Metric("pensieved_model", "info", "The resident model; none while there is none.", _model),
@@ -189,6 +202,12 @@ METRICS: tuple[Metric, ...] = (
         "seconds",
     ),
     Metric("pensieved_input_tokens", "counter", "Prompt tokens of answers that are over.", lambda s: s.ledger.input_tokens),
+    Metric(
+        "pensieved_cached_input_tokens",
+        "counter",
+        "Of those, the ones that were not computed again, because the prompt cache had them.",
+        lambda s: s.ledger.cached_tokens,
+    ),
     Metric("pensieved_output_tokens", "counter", "Tokens generated, running answers included.", lambda s: s.ledger.output_tokens),
     Metric(
         "pensieved_canonicalised_requests",
@@ -219,6 +238,21 @@ METRICS: tuple[Metric, ...] = (
         "The engine process' memory as the system counts it.",
         lambda s: s.vitals.engine_resident,
         "bytes",
+    ),
+    Metric(
+        "pensieved_prompt_cache_bytes",
+        "gauge",
+        "What the prompt cache holds, in memory and on disk; on disk of all models.",
+        _prompt_cache("memory", "disk"),
+        "bytes",
+        ("place",),
+    ),
+    Metric(
+        "pensieved_prompt_cache_entries",
+        "gauge",
+        "Pieces of prompts and answers in the prompt cache, in memory and on disk.",
+        _prompt_cache("entries", "disk_entries"),
+        labels=("place",),
     ),
     Metric(
         "pensieved_cache_bytes",

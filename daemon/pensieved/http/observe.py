@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from pensieved.http.cachenote import HEADER
 from pensieved.http.closing import ClosingBody
 from pensieved.http.record import ENVIRON_KEY, RequestRecord, request_id_headers
 
@@ -40,7 +41,10 @@ class Observer:
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             record.status = int(status[:3])
-            return start_response(status, [*headers, *request_id_headers(record.request_id)], exc_info)
+            ours = request_id_headers(record.request_id)
+            if record.cache_header:
+                ours.append((HEADER, record.cache_header))
+            return start_response(status, [*headers, *ours], exc_info)
 
         try:
             body = self._app(environ, start)

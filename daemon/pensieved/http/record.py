@@ -18,6 +18,7 @@ log = structlog.get_logger()
 ENVIRON_KEY = "pensieved.record"
 
 # Asked every few seconds by watchdogs and menus: worth a line only to someone who debugs.
+_UNLOGGED = frozenset({"started", "cache_header"})  # the header may say text, a line never
 _QUIET_ROUTES = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json", "/v1/status"})
 
 
@@ -46,9 +47,12 @@ class RequestRecord:
     error: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    diverged_at: int | None = None
     dropped_lines: int | None = None
     queue_seconds: float | None = None
     ttft_seconds: float | None = None
+    cache_header: str = ""
 
     def elapsed(self) -> float:
         """Seconds since the request was read."""
@@ -60,7 +64,7 @@ class RequestRecord:
         fields = {
             name: _shown(value)
             for name, value in vars(self).items()
-            if name != "started" and value is not None
+            if name not in _UNLOGGED and value is not None
         }
         line("request", **fields, total_seconds=_shown(self.elapsed()))
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import falcon
 
+    from pensieved.chat.events import Usage
+
 log = structlog.get_logger()
 
 PING_AFTER = 5.0
@@ -41,8 +43,8 @@ class Source(Protocol[_E_co]):
         """The next event."""
 
     @property
-    def input_tokens(self) -> int | None:
-        """Prompt tokens, once they are known."""
+    def prompt_usage(self) -> Usage | None:
+        """What is known of the prompt's tokens; None as long as the prompt is not known."""
 
     def close(self, unfinished: str = ...) -> None:
         """Stop, and give everything back."""
@@ -51,8 +53,8 @@ class Source(Protocol[_E_co]):
 class StreamEncoder(Protocol[_E_contra]):
     """A dialect's event stream. Every method returns whole SSE events, or nothing."""
 
-    def encode(self, event: _E_contra, input_tokens: int | None) -> bytes:
-        """One event; `input_tokens` is None while the prompt is not known."""
+    def encode(self, event: _E_contra, prompt_usage: Usage | None) -> bytes:
+        """One event; `prompt_usage` is None while the prompt is not known."""
 
     def ping(self) -> bytes:
         """What keeps the connection alive."""
@@ -134,4 +136,4 @@ class AnswerStream(Generic[E]):
     def _encode(self, event: E) -> bytes:
         if isinstance(event, Failure):
             return self._encoder.error(RequestError(RequestErrorKind(event.kind), event.message))
-        return self._encoder.encode(event, self._answer.input_tokens)
+        return self._encoder.encode(event, self._answer.prompt_usage)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from pensieved.settings.paths import PROMPTS
+
 if TYPE_CHECKING:
     from pensieved.http.daemon import Daemon
 
-PARTS = ("models", "staging", "wheels")
-"""Folders of the cache that are told apart; see `models.cache`."""
+PARTS = ("models", "staging", "wheels", PROMPTS)
+"""Folders of the cache that are told apart; see `models.cache` and `control.promptcache`."""
 
 OTHER_PART = "other"
 _DISK_SECONDS = 10.0  # for which a look through the cache holds

@@ -131,11 +131,13 @@ def _type(field: FieldInfo, schema: dict[str, Any]) -> str:
         return "size"
     if parse_duration in readers:
         return "duration"
-    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind["type"] != "null"]
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
     return " or ".join(filter(None, map(_kind, kinds)))
 
 
 def _kind(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:  # a number of bytes, or text with a unit
+        return "size"
     if "enum" in schema or "const" in schema:
         return ", ".join(f'`"{value}"`' for value in schema.get("enum", [schema.get("const")]))
     if schema["type"] == "array":

@@ -13,6 +13,9 @@ DEFAULT_LABEL = "org.pensieved.daemon"
 LABEL_VARIABLE = "PENSIEVED_LABEL"
 """Set in the plist of every agent, to its own label."""
 
+PROMPTS = "prompts"
+"""Folder of the prompt cache, in the cache folder."""
+
 
 def default_cache_dir() -> Path:
     """Prepared models: ~/Library/Caches/pensieved on macOS, ~/.cache/pensieved on Linux."""

@@ -161,6 +161,26 @@ class CacheSettings(Section):
     )
 
 
+class PromptCacheSettings(Section):
+    """[prompt_cache]: what was computed of prompts and answers, so that no beginning is computed twice."""
+
+    memory: Literal["auto"] | Size = Field(
+        "auto",
+        description="Most memory for it; auto is an eighth of the device's, less beside large weights; 0 turns it off.",
+    )
+    disk: Size = Field(
+        4 * 1024**3,
+        description="Most disk space for it, in the cache folder, for all models together; 0 keeps nothing there.",
+    )
+    ttl: Duration = Field(
+        7 * 86400.0, description="Time without use after which an entry leaves the disk; 0 is never."
+    )
+    explain: bool = Field(
+        False,
+        description="Show clients, in x-pensieved-cache, the text where a prompt parts from what is cached: whoever may ask sees words of other people's prompts.",
+    )
+
+
 class EngineSettings(Section):
     """[engine]: the process that runs the model."""
 
@@ -218,5 +238,6 @@ class Settings(Section):
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     prompt: PromptSettings = Field(default_factory=PromptSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
+    prompt_cache: PromptCacheSettings = Field(default_factory=PromptCacheSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)

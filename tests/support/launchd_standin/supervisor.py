@@ -112,7 +112,9 @@ class Supervisor:
         self.spawn_at, self.spawned = None, time.monotonic()
         self.runs += 1
         try:
-            self.child = spawn(self.plist, self.spec["home"], self.sockets, str(self.store.folder / ACTIVATION))
+            self.child = spawn(
+                self.plist, self.spec["home"], self.sockets, str(self.store.folder / ACTIVATION)
+            )
         except OSError:
             self.ended(_EX_CONFIG)
 

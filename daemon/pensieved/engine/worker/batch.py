@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
@@ -24,9 +24,10 @@ from pensieved.engine.worker.runner import runner_for
 from pensieved.engine.worker.running import Running
 from pensieved.engine.worker.sampling import Samplers
 from pensieved.engine.worker.shapes import shapes_for
+from pensieved.engine.worker.warming import first_passes, further_passes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
 
     from mlx.nn.layers.base import Module
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 COMPILE_PATIENCE = 0.05
 """Seconds to wait for a grammar where nothing else is to be done."""
+READ_PATIENCE = 0.05
+"""The same for what is read from disk."""
 STEPS_BETWEEN_CLEANINGS = 512
 """MLX keeps freed memory for arrays of the same size; sizes that were outgrown never come again."""
 
@@ -57,7 +60,7 @@ class Batch:
         shapes: policy for the sizes of arrays; the device's own by default.
 
     Raises:
-        UnbatchableError: requests of this model cannot run together.
+        UnloadableError: requests of this model cannot run together.
     """
 
     def __init__(
@@ -75,18 +78,23 @@ class Batch:
         self._stream = mx.new_stream(device)
         with mx.stream(self._stream):
             self._runner, shapes = runner_for(model, shapes or shapes_for(device))
+        self._shapes = shapes
         self._max_concurrent = max_concurrent
+        self._prefill_chunk = prefill_chunk
         self._grammars = grammars
         self._keeper = keeper
         self._vocabulary = model(mx.array([[0]])).shape[-1]  # lazy: nothing is computed for its shape
         self._samplers = Samplers(self._vocabulary)
-        self._pace = Pace(prefill_chunk, shapes.idle_chunks * prefill_chunk)
-        self._prefill = Prefill(self._runner, shapes, shapes.idle_chunks * prefill_chunk, keeper)
+        self._idle_chunk = shapes.idle_chunks * prefill_chunk
+        self._pace = Pace(prefill_chunk, self._idle_chunk)
+        self._prefill = Prefill(self._runner, shapes, keeper)
         self._decoder = Decoder()
         self._rows: dict[int, Running] = {}
         self._constraints = Constraints(self._vocabulary)
         self._compiling: dict[int, tuple[Submit, Future[Constraint]]] = {}
+        self._fetching: dict[int, tuple[Running, list[Future[Any]]]] = {}
         self._refusals: list[Refused] = []
+        self._further: Iterator[None] = iter(())
         self._steps = 0
         self._seen = 0.0  # when the previous step's tokens were read
 
@@ -111,15 +119,41 @@ class Batch:
         """Forget a request; unknown ones are ignored."""
         self._compiling.pop(request, None)
         self._constraints.remove(request)
+        self._fetching.pop(request, None)
         row = self._rows.pop(request, None)
-        if row is not None:
+        if row is not None and not row.gone:
+            with mx.stream(self._stream):
+                self._keep(row, passed=True)
             row.gone = True
+        if row is not None and not self._rows:  # nothing will step: give the memory back now
+            with mx.stream(self._stream):
+                self._settle()
+
+    def meet_shapes(self) -> None:
+        """Run what a first wave of requests will need, while there are none."""
+        with mx.stream(self._stream):
+            for _ in first_passes(
+                self._runner,
+                self._shapes,
+                rows=self._max_concurrent,
+                idle_chunk=self._idle_chunk,
+                chunk=self._prefill_chunk,
+            ):
+                pass
+        self._further = further_passes(
+            self._runner, self._shapes, rows=self._max_concurrent, idle_chunk=self._idle_chunk
+        )
+
+    def meet_more(self) -> bool:
+        """Use a moment without requests to run one of the rarer shapes; whether there was one."""
+        with mx.stream(self._stream):
+            return not self._rows and next(self._further, self) is None
 
     def step(self) -> tuple[Output, ...]:
         """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
         self._admit_compiled()
+        self._admit_fetched()
         if not self._rows:
-            self._settle()
             return ()
         with mx.stream(self._stream):
             outputs = self._step()
@@ -128,9 +162,6 @@ class Batch:
                 self.remove(output.request)
         for request, message in self._constraints.failures():
             self._refuse(request, message)
-        if not self._rows:
-            with mx.stream(self._stream):
-                self._settle()
         return tuple(outputs)
 
     def take_refusals(self) -> list[Refused]:
@@ -147,7 +178,10 @@ class Batch:
         chosen = self._run(planned) if passing else None
         outputs = decoder.read(chosen)
         self._keep_answers(outputs, passed=passing)
-        self._time(decoding, sum(len(group.rows) * length for group, length in planned))
+        if passing:
+            self._time(decoding, sum(len(group.rows) * length for group, length in planned))
+        else:
+            self._pace.rest()
         return outputs
 
     def _run(self, planned: Sequence[tuple[Group, int]]) -> tuple[mx.array, dict[int, mx.array]] | None:
@@ -166,7 +200,8 @@ class Batch:
 
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""
-        self._prefill.admit(self._max_concurrent - sum(not row.gone for row in self._decoder.rows))
+        decoding = sum(not row.gone for row in self._decoder.rows)
+        self._prefill.admit(self._max_concurrent - decoding, self._pace.budget(decoding))
         groups = self._prefill.finished()
         decoder = self._decoder
         if not groups and not any(row.gone for row in decoder.rows):
@@ -184,15 +219,18 @@ class Batch:
         decoder.rearranged([row for _, _, row in coming], places, self._runner.width)
 
     def _keep_answers(self, outputs: Sequence[Output], *, passed: bool) -> None:
-        """Show rows that ended to the prompt cache. A pass behind the last token has that token in the cache too."""
-        if self._keeper is None or not self._keeper.keeps_answers:
-            return
+        """Show rows that ended to the prompt cache."""
         for output in outputs:
             if output.finish is not None:
-                row = self._rows[output.request]
-                place = self._decoder.places[self._decoder.rows.index(row)]
-                length = len(row.prompt) + len(row.answer) - (0 if passed else 1)
-                self._keeper.keep(row, length, self._runner.snapshot(place))
+                self._keep(self._rows[output.request], passed=passed)
+
+    def _keep(self, row: Running, *, passed: bool) -> None:
+        """Show a row that leaves to the prompt cache. A pass behind its last token has that token in the cache too."""
+        if self._keeper is None or not self._keeper.keeps_answers or row.fresh:
+            return
+        place = self._decoder.places[self._decoder.rows.index(row)]
+        length = len(row.prompt) + len(row.answer) - (0 if passed else 1)
+        self._keeper.keep(row, length, partial(self._runner.snapshot, place))
 
     def _time(self, decoding: int, prompt_tokens: int) -> None:
         now = time.perf_counter()
@@ -218,11 +256,16 @@ class Batch:
             sampler,
             tuple(processors),
             submit.logprobs,
+            submit.breakpoints,
         )
         if not self._rows:
             self._pace.rest()
         self._rows[submit.request] = row
-        self._prefill.add(row)
+        reading = self._keeper.fetch(row) if self._keeper is not None else []
+        if reading:
+            self._fetching[submit.request] = (row, reading)
+        else:
+            self._prefill.add(row)
 
     def _refuse(self, request: int, message: str) -> None:
         self.remove(request)
@@ -241,6 +284,18 @@ class Batch:
                 self._enter(submit, future.result())
             else:  # the library is foreign code: whatever it raises is this request's alone
                 self._refuse(request, str(error) if isinstance(error, RefusedRequestError) else _UNCOMPILED)
+
+    def _admit_fetched(self) -> None:
+        """Let those wait for their prefill whose prefix was read from disk; where only they are left, wait a moment."""
+        if not self._fetching:
+            return
+        if len(self._fetching) == len(self._rows):
+            reading = [future for _, futures in self._fetching.values() for future in futures]
+            wait(reading, READ_PATIENCE, FIRST_COMPLETED)
+        for request, (row, futures) in list(self._fetching.items()):
+            if all(future.done() for future in futures):
+                del self._fetching[request]
+                self._prefill.add(row)
 
     def _check(self, submit: Submit) -> None:
         if not submit.prompt:

@@ -9,7 +9,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import utils
 
-from pensieved.engine.protocol import Submit
+from pensieved.engine.protocol import Sampling
+from pensieved.engine.worker import warming
 
 if TYPE_CHECKING:
     from pensieved.engine.worker.batch import Batch
@@ -58,23 +59,15 @@ def weight_bytes(model: Any) -> int:
     return sum(array.nbytes for _, array in leaves)
 
 
-def warm_up(batch: Batch, device: mx.Device, *, max_concurrent: int, prefill_chunk: int) -> None:
-    """Run requests of the shapes that will come, so that no user waits for their compilation.
-
-    A CPU has next to nothing to compile: one token touches all weights. On a GPU every number of rows that doubling
-    passes through up to `max_concurrent` is met once, with a full chunk of prefill.
-    """
-    cpu = device.type == mx.DeviceType.cpu
-    rows = 1
-    while True:
-        prompt = (0,) * (1 if cpu else max(2, prefill_chunk // rows))
-        for row in range(rows):
-            batch.insert(Submit(request=row, prompt=prompt, max_tokens=1 if cpu else 2, stop_tokens=()))
-        while len(batch):
-            batch.step()
-        if cpu or rows >= max_concurrent:
-            return
-        rows = min(rows * 2, max_concurrent)
+def warm_up(batch: Batch, device: mx.Device, *, prefill_chunk: int) -> None:
+    """Run what a first wave of requests will need, so that no user waits for its compilation."""
+    warming.sample(batch, Sampling(), tokens=1)  # touches all weights
+    if device.type != mx.DeviceType.cpu:
+        batch.meet_shapes()
+        warming.sample(batch, warming.COMMON)
+        for sampling in warming.RARER:
+            warming.sample(batch, sampling, logprobs=2)
+        warming.learn_pace(batch, prefill_chunk)
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ from pensieved.engine.protocol import (
     Hello,
     Load,
     Loaded,
+    PromptCacheStats,
     Refused,
     Step,
     Submit,
@@ -32,10 +33,13 @@ from pensieved.engine.protocol import (
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.grammar import Grammars
 from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, warm_up, weight_bytes
+from pensieved.engine.worker.prompt_cache.build import prompt_cache
+from pensieved.engine.worker.prompt_cache.forms import is_plain
 from pensieved.engine.worker.refusal import RefusedRequestError
 
 if TYPE_CHECKING:
     from pensieved.engine.worker.link import Link
+    from pensieved.engine.worker.prompt_cache.keeper import PromptCache
 
 HEARTBEAT = 1.0
 """Seconds between heartbeats."""
@@ -45,8 +49,7 @@ def run(link: Link) -> NoReturn:
     """Live on `link`; never returns, since the process ends with a fault here or with the link elsewhere."""
     try:
         link.send(Hello(os.getpid(), version("mlx"), version("mlx-lm"), mx.default_device().type.name))
-        batch = _load(link, _await_load(link))
-        _serve(link, batch)
+        _serve(link, *_load(link, _await_load(link)))
     except Exception as error:  # noqa: BLE001  any exception is a lost engine; the supervisor decides
         traceback.print_exc()
         permanent = isinstance(error, UnloadableError)
@@ -62,29 +65,35 @@ def _await_load(link: Link) -> Load:
         link.send(Heartbeat(running=0, active_memory=0, cache_memory=0))
 
 
-def _load(link: Link, load: Load) -> Batch:
+def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None]:
     started = time.perf_counter()
     device = use_device(load.device)
     model = load_model(load.path, trust_remote_code=load.trust_remote_code)
     loaded = time.perf_counter()
     link.send(Warming())
+    weights = weight_bytes(model)
+    cuts = is_plain(model)
+    keeper = prompt_cache(load.prompt_cache, device, weights, cuts=cuts, report=link.send)
     batch = Batch(
         model,
         device,
         max_concurrent=load.max_concurrent,
         prefill_chunk=load.prefill_chunk,
         grammars=Grammars(Path(load.path)),
+        keeper=keeper,
     )
-    warm_up(batch, device, max_concurrent=load.max_concurrent, prefill_chunk=load.prefill_chunk)
+    warm_up(batch, device, prefill_chunk=load.prefill_chunk)
+    if keeper is not None:
+        keeper.open()
     warm = time.perf_counter()
-    link.send(Loaded(weight_bytes(model), loaded - started, warm - loaded))
-    return batch
+    link.send(Loaded(weights, loaded - started, warm - loaded, cuts=cuts))
+    return batch, keeper
 
 
-def _serve(link: Link, batch: Batch) -> NoReturn:
+def _serve(link: Link, batch: Batch, keeper: PromptCache | None) -> NoReturn:
     beaten = 0.0
     while True:
-        patience = 0.0 if len(batch) else HEARTBEAT
+        patience = 0.0 if len(batch) or batch.meet_more() else HEARTBEAT
         while (frame := link.receive(patience)) is not None:
             _apply(link, batch, frame)
             patience = 0.0
@@ -95,7 +104,8 @@ def _serve(link: Link, batch: Batch) -> NoReturn:
             link.send(refused)
         now = time.monotonic()
         if not outputs or now - beaten >= HEARTBEAT:
-            link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory()))
+            kept = keeper.stats if keeper is not None else PromptCacheStats()
+            link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory(), kept))
             beaten = now
 
 

@@ -1,16 +1,23 @@
-"""Content blocks as Anthropic clients send them. Unknown fields are ignored, `cache_control` among them.
+"""Content blocks as Anthropic clients send them. Unknown fields are ignored.
 
 What is known but cannot be answered is in the schema all the same, so that it is refused by name and place.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 NonEmpty = Annotated[str, Meta(min_length=1)]
+Lifetime = Literal["5m", "1h"]
+
+
+class CacheControl(msgspec.Struct, tag_field="type", tag="ephemeral"):
+    """The prompt up to here will come again. How long it is kept is the daemon's to decide; `ttl` is only counted."""
+
+    ttl: Lifetime | None = None
 
 
 class Base64Source(msgspec.Struct, tag_field="type", tag="base64"):
@@ -42,12 +49,14 @@ class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
     """Text."""
 
     text: str
+    cache_control: CacheControl | None = None
 
 
 class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
     """A picture."""
 
     source: Base64Source | UrlSource | FileSource
+    cache_control: CacheControl | None = None
 
 
 class ContentSource(msgspec.Struct, tag_field="type", tag="content"):
@@ -62,6 +71,7 @@ class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
     source: Base64Source | UrlSource | FileSource | TextSource | ContentSource
     title: str | None = None
     context: str | None = None
+    cache_control: CacheControl | None = None
 
 
 class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
@@ -70,6 +80,7 @@ class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
     source: str
     title: str
     content: list[TextBlock]
+    cache_control: CacheControl | None = None
 
 
 class ToolReferenceBlock(msgspec.Struct, tag_field="type", tag="tool_reference"):
@@ -84,6 +95,7 @@ class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
     id: NonEmpty
     name: NonEmpty
     input: dict[str, Any]
+    cache_control: CacheControl | None = None
 
 
 ResultBlock = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock
@@ -95,6 +107,7 @@ class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
     tool_use_id: NonEmpty
     content: str | list[ResultBlock] | None = None
     is_error: bool | None = None
+    cache_control: CacheControl | None = None
 
 
 class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):

@@ -10,6 +10,8 @@ import base64
 import binascii
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pensieved.chat.conversation import (
     SEPARATOR,
     Part,
@@ -57,6 +59,8 @@ class Reader:
             part = self._part(block, role, f"{path}.content.{index}")
             if part is None:
                 continue
+            if getattr(block, "cache_control", None) is not None:
+                part = msgspec.structs.replace(part, ends_prefix=True)
             speaker = Role.TOOL if isinstance(part, ToolResultPart) else role
             if turns and turns[-1].role is speaker:
                 turns[-1] = Turn(speaker, (*turns[-1].parts, part))

@@ -31,16 +31,18 @@ from pensieved.http.anthropic.shape import (
 from pensieved.http.record import new_id
 
 if TYPE_CHECKING:
+    from pensieved.http.anthropic.blocks import Lifetime
     from pensieved.http.anthropic.signature import Signer
 
 
 class MessageBuilder:
     """Collects events into one message. `model` is the name that was asked for."""
 
-    def __init__(self, model: str, signer: Signer, thoughts: Thoughts) -> None:
+    def __init__(self, model: str, signer: Signer, thoughts: Thoughts, lifetime: Lifetime = "5m") -> None:
         self._model = model
         self._signer = signer
         self._thoughts = thoughts
+        self._lifetime = lifetime
         self._blocks: list[Block] = []
         self._kind: type[Event] | None = None  # of the events that make the current block
         self._pieces: list[str] = []  # its text, or a call's arguments
@@ -99,6 +101,6 @@ class MessageBuilder:
                 content=self._blocks,
                 stop_reason=STOP_REASONS[finish.reason],
                 stop_sequence=finish.stop_sequence,
-                usage=message_usage(finish.usage),
+                usage=message_usage(finish.usage, self._lifetime),
             )
         )

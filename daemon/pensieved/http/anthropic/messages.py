@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import falcon
 import msgspec
 
+from pensieved.http.anthropic.caching import lifetime
 from pensieved.http.anthropic.encode import MessageBuilder
 from pensieved.http.anthropic.schema import ThinkingDisabled, count_decoder, messages_decoder
 from pensieved.http.anthropic.shape import Thoughts
@@ -39,10 +40,13 @@ class Messages:
         answer = self._completions.start(to_completion(request, self._signer), record, client_gone(req))
         thoughts = _thoughts(request)
         if request.stream:
-            encoder = MessageStream(request.model, record.request_id, self._signer, thoughts)
+            encoder = MessageStream(
+                request.model, record.request_id, self._signer, thoughts, lifetime(request)
+            )
             send_stream(resp, AnswerStream(answer, encoder))
         else:
-            resp.data = _whole(answer, MessageBuilder(request.model, self._signer, thoughts))
+            builder = MessageBuilder(request.model, self._signer, thoughts, lifetime(request))
+            resp.data = _whole(answer, builder)
             resp.content_type = falcon.MEDIA_JSON
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from pensieved.http.anthropic.blocks import Block, NonEmpty, TextBlock
+from pensieved.http.anthropic.blocks import Block, CacheControl, NonEmpty, TextBlock
 
 MOST_STOP_SEQUENCES = 256
 LONGEST_STOP_SEQUENCE = 1024
@@ -32,6 +32,7 @@ class Tool(msgspec.Struct):
     description: str | None = None
     input_schema: dict[str, Any] | None = None
     strict: bool | None = None
+    cache_control: CacheControl | None = None
     input_examples: list[dict[str, Any]] | None = None
 
 
@@ -103,7 +104,10 @@ class ThreadContinue(msgspec.Struct, tag_field="type", tag="continue"):
 
 
 class PromptFields(msgspec.Struct, kw_only=True):
-    """What makes up the prompt; also the whole of a count_tokens request. `output_format` is the beta's name."""
+    """What makes up the prompt; also the whole of a count_tokens request.
+
+    `output_format` is the beta's name. `cache_control` here marks the last block.
+    """
 
     model: Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -114,6 +118,7 @@ class PromptFields(msgspec.Struct, kw_only=True):
     output_config: OutputConfig | None = None
     output_format: JsonSchemaFormat | None = None
     thread: ThreadCreate | ThreadContinue | None = None
+    cache_control: CacheControl | None = None
 
 
 class MessagesRequest(PromptFields, kw_only=True):

@@ -11,6 +11,7 @@ from pensieved.chat.events import StopReason
 
 if TYPE_CHECKING:
     from pensieved.chat.events import Usage
+    from pensieved.http.anthropic.blocks import Lifetime
 
 STOP_REASONS = {
     StopReason.END: "end_turn",
@@ -34,7 +35,7 @@ class Thoughts(StrEnum):
 
 
 class CacheCreation(msgspec.Struct):
-    """Tokens written to the prompt cache, by how long they stay; none are charged here."""
+    """Tokens written to the prompt cache, by how long the client wants them to stay. Nothing is charged here."""
 
     ephemeral_5m_input_tokens: int = 0
     ephemeral_1h_input_tokens: int = 0
@@ -87,12 +88,15 @@ class MessageAnswer(msgspec.Struct, tag_field="type", tag="message", kw_only=Tru
     usage: MessageUsage
 
 
-def message_usage(usage: Usage) -> MessageUsage:
-    """Token counts in Anthropic's words."""
+def message_usage(usage: Usage, lifetime: Lifetime) -> MessageUsage:
+    """Token counts in Anthropic's words; `lifetime` is what the client's last mark asked for."""
+    created = usage.created_tokens
     return MessageUsage(
-        input_tokens=usage.input_tokens - usage.cached_tokens,
+        input_tokens=usage.input_tokens - usage.cached_tokens - created,
         output_tokens=usage.output_tokens,
+        cache_creation_input_tokens=created,
         cache_read_input_tokens=usage.cached_tokens,
+        cache_creation=CacheCreation(0, created) if lifetime == "1h" else CacheCreation(created),
     )
 
 

@@ -19,7 +19,6 @@ from pensieved.chat.events import (
     ToolArgumentsDelta,
     ToolCallEnd,
     ToolCallStart,
-    Usage,
 )
 from pensieved.http.anthropic.errors import envelope
 from pensieved.http.anthropic.shape import (
@@ -33,7 +32,9 @@ from pensieved.http.anthropic.shape import (
 from pensieved.http.record import new_id
 
 if TYPE_CHECKING:
+    from pensieved.chat.events import Usage
     from pensieved.errors import RequestError
+    from pensieved.http.anthropic.blocks import Lifetime
     from pensieved.http.anthropic.signature import Signer
 
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -47,19 +48,22 @@ _json = msgspec.json.Encoder().encode
 class MessageStream:
     """Encodes events as they come. `model` is the name that was asked for."""
 
-    def __init__(self, model: str, request_id: str, signer: Signer, thoughts: Thoughts) -> None:
+    def __init__(
+        self, model: str, request_id: str, signer: Signer, thoughts: Thoughts, lifetime: Lifetime = "5m"
+    ) -> None:
         self._model = model
         self._request_id = request_id
         self._signer = signer
         self._thoughts = thoughts
+        self._lifetime = lifetime
         self._started = False
         self._index = -1  # of the current content block
         self._open = b""  # the kind of the current block, empty between blocks
         self._thought: list[str] = []  # the current thinking block, for its signature
 
-    def encode(self, event: Event, input_tokens: int | None) -> bytes:
+    def encode(self, event: Event, prompt_usage: Usage | None) -> bytes:
         """Whole SSE events. The message starts as soon as the prompt is known."""
-        start = b"" if self._started or input_tokens is None else self._start(input_tokens)
+        start = b"" if self._started or prompt_usage is None else self._start(prompt_usage)
         return start + self._event(event)
 
     def ping(self) -> bytes:
@@ -71,13 +75,13 @@ class MessageStream:
         _, body = envelope(error, self._request_id)
         return b"event: error\ndata: " + body + b"\n\n"
 
-    def _start(self, input_tokens: int) -> bytes:
+    def _start(self, usage: Usage) -> bytes:
         self._started = True
         message = MessageAnswer(
             id=new_id("msg"),
             model=self._model,
             content=[],
-            usage=message_usage(Usage(input_tokens, output_tokens=0)),
+            usage=message_usage(usage, self._lifetime),
         )
         return b'event: message_start\ndata: {"type":"message_start","message":' + _json(message) + b"}\n\n"
 
@@ -146,6 +150,6 @@ class MessageStream:
         return (
             self._close()
             + b'event: message_delta\ndata: {"type":"message_delta","delta":%b,"usage":%b}\n\n'
-            % (_json(delta), _json(message_usage(finish.usage)))
+            % (_json(delta), _json(message_usage(finish.usage, self._lifetime)))
             + _MESSAGE_STOP
         )

@@ -92,6 +92,7 @@ def _definition(tool: wire.Tool, path: str) -> ToolDefinition:
         schema=tool.input_schema,
         strict=bool(tool.strict),
         path=f"{path}.input_schema",
+        ends_prefix=tool.cache_control is not None,
     )
 
 

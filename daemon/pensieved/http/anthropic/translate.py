@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pensieved.chat.conversation import Conversation, Role, TextPart, Turn, merge_turns
 from pensieved.errors import RequestError, RequestErrorKind
+from pensieved.http.anthropic.blocks import TextBlock
+from pensieved.http.anthropic.caching import end_marked
 from pensieved.http.anthropic.content import Reader
 from pensieved.http.anthropic.errors import ThreadNotFoundError
 from pensieved.http.anthropic.schema import (
@@ -76,6 +78,8 @@ def to_conversation(request: PromptFields, signer: Signer) -> Conversation:
             path="thinking",
         )
     turns = _turns(request, signer)
+    if request.cache_control is not None:
+        turns = end_marked(turns)
     schema, schema_path = _answer_schema(request)
     effort = request.output_config.effort if request.output_config else None
     return Conversation(
@@ -92,8 +96,8 @@ def to_conversation(request: PromptFields, signer: Signer) -> Conversation:
 
 def _turns(request: PromptFields, signer: Signer) -> tuple[Turn, ...]:
     system = request.system or ()
-    texts = [system] if isinstance(system, str) else [block.text for block in system]
-    parts = tuple(TextPart(text) for text in texts if text)
+    blocks = [TextBlock(system)] if isinstance(system, str) else system
+    parts = tuple(TextPart(block.text, block.cache_control is not None) for block in blocks if block.text)
     turns = [Turn(Role.SYSTEM, parts)] if parts else []
     reader = Reader(signer)
     last = len(request.messages) - 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from pensieved.chat.events import Delta, Event, Failure, Finish, Idle, Logprobs
+from pensieved.chat.events import Delta, Event, Failure, Finish, Idle, Logprobs, Usage
 from pensieved.errors import RequestErrorKind
 
 if TYPE_CHECKING:
@@ -112,11 +112,15 @@ class Choices:
         return Choice(index, event)
 
     @property
-    def input_tokens(self) -> int | None:
-        """Prompt tokens of all prompts, once they are known."""
-        counts = [answer.input_tokens for answer in self._answers[:: self.per_prompt]]
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+    def prompt_usage(self) -> Usage | None:
+        """The tokens of all prompts, once they are known."""
+        usages = [answer.prompt_usage for answer in self._answers[:: self.per_prompt]]
+        known = [usage for usage in usages if usage is not None]
+        if len(known) < len(usages):
+            return None
+        return Usage(
+            sum(usage.input_tokens for usage in known), 0, sum(usage.cached_tokens for usage in known)
+        )
 
     def close(self, unfinished: str = _CLIENT_GONE) -> None:
         """End all answers and give everything back; `unfinished` says why, where that is before the end."""
@@ -141,6 +145,7 @@ class Choices:
             for thread in self._threads:
                 thread.start()
         item = self._events.get()
+        self._record.cache_header = self._records[0].cache_header
         if isinstance(item, BaseException):
             raise item
         return item
@@ -162,6 +167,8 @@ class Choices:
         record.input_tokens = sum(part.input_tokens or 0 for part in parts[:: self.per_prompt])
         record.dropped_lines = sum(part.dropped_lines or 0 for part in parts[:: self.per_prompt]) or None
         record.output_tokens = sum(part.output_tokens or 0 for part in parts)
+        record.cached_tokens = sum(part.cached_tokens or 0 for part in parts[:: self.per_prompt])
+        record.diverged_at = parts[0].diverged_at
         record.ttft_seconds = min(
             (part.ttft_seconds for part in parts if part.ttft_seconds is not None), default=None
         )

@@ -71,7 +71,7 @@ class ChatStream:
         self._states = [_State() for _ in range(len(choices))]
         self._usages: dict[int, Usage] = {}
 
-    def encode(self, event: ChoiceEvent, input_tokens: int | None) -> bytes:  # noqa: ARG002  the dialect's start says no counts
+    def encode(self, event: ChoiceEvent, prompt_usage: Usage | None) -> bytes:  # noqa: ARG002  the dialect's start says no counts
         """Whole chunks; the first of a choice says who speaks."""
         if not isinstance(event, Choice):
             return b""

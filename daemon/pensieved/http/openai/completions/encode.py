@@ -73,7 +73,7 @@ class CompletionsStream:
         self._tokens: list[list[TokenLogprob]] = [[] for _ in echoes]
         self._usages: dict[int, Usage] = {}
 
-    def encode(self, event: ChoiceEvent, input_tokens: int | None) -> bytes:  # noqa: ARG002  pieces say no counts
+    def encode(self, event: ChoiceEvent, prompt_usage: Usage | None) -> bytes:  # noqa: ARG002  pieces say no counts
         """Whole pieces."""
         if not isinstance(event, Choice):
             return b""

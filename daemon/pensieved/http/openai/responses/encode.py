@@ -15,6 +15,7 @@ from pensieved.http.openai.responses.shape import ResponseError
 from pensieved.http.openai.responses.write import ResponseWriter
 
 if TYPE_CHECKING:
+    from pensieved.chat.events import Usage
     from pensieved.errors import RequestError
     from pensieved.http.openai.choices import ChoiceEvent
     from pensieved.http.openai.responses.shape import ErrorCode, Response
@@ -46,9 +47,9 @@ class ResponseStream:
         self._started = False
         self._sent = 0
 
-    def encode(self, event: ChoiceEvent, input_tokens: int | None) -> bytes:
+    def encode(self, event: ChoiceEvent, prompt_usage: Usage | None) -> bytes:
         """Whole SSE events. The response begins as soon as the prompt is known."""
-        start = b"" if self._started or input_tokens is None else self._start()
+        start = b"" if self._started or prompt_usage is None else self._start()
         if not isinstance(event, Choice):
             return start
         told = self._writer.feed(event.event)

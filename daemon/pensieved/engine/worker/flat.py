@@ -1,0 +1,282 @@
+"""The KV caches of all requests, and the pass that serves them, for models with plain KV caches.
+
+Where it pays, a pass of nothing but decoding rows goes through `mx.compile`: with the caches as its arguments and
+results, and positions and lengths as arrays, one trace serves every step of the same shape.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from pensieved.engine.worker.onepass import (
+    Decoding,
+    Narrowing,
+    Prompting,
+    PromptingAt,
+    forward,
+    route_attention,
+)
+from pensieved.engine.worker.shelf import Cells, Shelf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pensieved.engine.worker.running import Snapshot
+    from pensieved.engine.worker.shapes import Shapes
+
+MOST_TRACES = 64
+"""Shapes of which the compiled step is kept."""
+MOST_SHELVES = 4
+"""Groups of rows of similar lengths: each costs a step some launches."""
+SIMILAR = 4
+"""Rows whose lengths differ by no more than this factor share a shelf."""
+SHORT = 512
+"""Tokens below which a row's length does not matter for that."""
+
+
+@dataclass(frozen=True)
+class ChunkShape:
+    """What a pass must know of a chunk of prompts before it is traced.
+
+    Attributes:
+        length: tokens of each of its prompts, padding included.
+        reach: positions that it looks at.
+        start: its first position, where the pass is for this one alone.
+    """
+
+    length: int
+    reach: int
+    start: int | None
+
+    def part(self, cells: Cells, start: mx.array) -> Prompting:
+        """The chunk as part of a pass."""
+        if self.start is None:
+            return PromptingAt(cells, start, self.length, self.reach)
+        return Prompting(cells, self.start, self.length)
+
+
+class FlatPrompt:
+    """A group of prompts while it is computed: all rows have come equally far."""
+
+    def __init__(self, cells: Cells, done: int) -> None:
+        self.cells = cells
+        self.done = done
+
+
+class Flat:
+    """Runs passes; a `Runner`.
+
+    Args:
+        model: one with plain KV caches; `fitting` finds out whether it works.
+        shapes: the device's policy.
+    """
+
+    def __init__(self, model: Any, shapes: Shapes) -> None:
+        self._model = model
+        self._shapes = shapes
+        self._narrowing = Narrowing(model)
+        self._blank = _blank_layers(model)
+        self._shelves: list[Shelf] = []
+        self._traces: OrderedDict[Any, Any] = OrderedDict()
+        self._seen: set[Any] = set()
+        route_attention(model)
+
+    @property
+    def width(self) -> int:
+        """Rows of a pass that decode, unused ones included."""
+        return sum(shelf.cells.rows for shelf in self._shelves)
+
+    def open(self, lengths: Sequence[int], prefix: Snapshot | None = None, cached: int = 0) -> FlatPrompt:
+        """Room for prompts of these lengths to be computed together, from position `cached` on."""
+        shape = len(lengths), self._shapes.prompt_capacity(max(lengths))
+        cells = Cells(
+            [mx.zeros((shape[0], heads, shape[1], width), kind) for (heads, width, kind), _ in self._blank],
+            [mx.zeros((shape[0], heads, shape[1], width), kind) for _, (heads, width, kind) in self._blank],
+        )
+        if prefix is not None:
+            known = Cells([layer.keys for layer in prefix], [layer.values for layer in prefix])
+            cells.put(0, known, 0, cached)
+        return FlatPrompt(cells, cached)
+
+    def run(
+        self, tokens: mx.array | None, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
+    ) -> tuple[mx.array | None, list[mx.array]]:
+        """One pass: the next token of every decoding row, and chunks of prompts.
+
+        Args:
+            tokens: (width,), or None where nobody decodes.
+            work: for each group, the next ids of each of its rows; rows that have no more bring fewer.
+
+        Returns:
+            The logits, (width, vocabulary), and what must be evaluated besides them.
+        """
+        shelves = self._shelves if tokens is not None else []
+        for shelf in shelves:
+            shelf.make_room(self._shapes)
+        cells = [(shelf.cells.keys, shelf.cells.values) for shelf in shelves]
+        shapes, chunks = self._chunks(work)
+        key = (
+            tuple((shelf.cells.rows, shelf.cells.capacity) for shelf in shelves),
+            tuple((prompt.cells.rows, prompt.cells.capacity) for prompt, _ in work),
+            shapes,
+        )
+        trace = self._trace(key, shapes)
+        logits, offsets, cells, prompts = trace(tokens, [shelf.offsets for shelf in shelves], cells, chunks)
+        for shelf, offset, (keys, values) in zip(shelves, offsets, cells, strict=True):
+            shelf.offsets, shelf.cells = offset, Cells(keys, values)
+            shelf.advance()
+        for (prompt, _), (keys, values) in zip(work, prompts, strict=True):
+            prompt.cells = Cells(keys, values)
+        rest = [*offsets, *(array for prompt, _ in work for array in prompt.cells.arrays)]
+        return (logits[0] if logits else None), rest
+
+    def arrange(self, keep: Sequence[int], coming: Sequence[tuple[FlatPrompt, int, int]]) -> list[int]:
+        """Keep some rows, by their places in the pass, and take in prompts; returns the places of all of them.
+
+        Args:
+            keep: places of rows that go on; the others are forgotten.
+            coming: new rows: the group each was computed in, its row there, and the tokens it holds.
+        """
+        plans: list[tuple[Shelf, list[tuple[int, int]], list[tuple[int, FlatPrompt, int, int]]]] = []
+        base = 0
+        for shelf in self._shelves:
+            rows = shelf.cells.rows
+            kept = [(order, place - base) for order, place in enumerate(keep) if base <= place < base + rows]
+            plans.append((shelf, kept, []))
+            base += rows
+        plans = [plan for plan in plans if plan[1]]
+        for order, (prompt, row, length) in enumerate(coming, start=len(keep)):
+            self._plan_for(plans, prompt, length).append((order, prompt, row, length))
+        return self._carry_out(plans, len(keep) + len(coming))
+
+    def _plan_for(self, plans: list[Any], prompt: FlatPrompt, length: int) -> list[Any]:
+        """The newcomers of the shelf that suits a row of this length best."""
+
+        def longest(plan: Any) -> int:
+            shelf, kept, newcomers = plan
+            lengths = [*(shelf.lengths[row] for _, row in kept), *(each[3] for each in newcomers)]
+            return int(max(lengths))
+
+        def unlikeness(plan: Any) -> float:
+            pair = sorted((max(SHORT, length), max(SHORT, longest(plan))))
+            return pair[1] / pair[0]
+
+        best = min(plans, key=unlikeness, default=None)
+        if best is None or (unlikeness(best) > SIMILAR and len(plans) < MOST_SHELVES):
+            empty = Shelf(Cells([array[:0] for array in prompt.cells.keys], prompt.cells.values), [])
+            best = (empty, [], [])
+            plans.append(best)
+        newcomers: list[Any] = best[2]
+        return newcomers
+
+    def _carry_out(self, plans: Sequence[Any], rows: int) -> list[int]:
+        places = [0] * rows
+        base = 0
+        for shelf, kept, newcomers in plans:
+            coming = [(prompt.cells, row, length) for _, prompt, row, length in newcomers]
+            found = shelf.arrange([row for _, row in kept], coming, self._shapes)
+            orders = [each[0] for each in kept] + [each[0] for each in newcomers]
+            for order, place in zip(orders, found, strict=True):
+                places[order] = base + place
+            base += shelf.cells.rows
+        self._shelves = [shelf for shelf, _, _ in plans]
+        return places
+
+    def snapshot(self, place: int, start: int = 0) -> Snapshot:
+        """The KV cache of the row at `place`, from position `start` on, copied."""
+        for shelf in self._shelves:
+            if place < shelf.cells.rows:
+                return _cut_out(shelf.cells, place, start, shelf.lengths[place] or 0)
+            place -= shelf.cells.rows
+        raise IndexError(place)
+
+    def prompt_snapshot(self, prompt: FlatPrompt, row: int, start: int = 0) -> Snapshot:
+        """The KV cache of a row of a prompt, from position `start` on as far as it has come, copied."""
+        return _cut_out(prompt.cells, row, start, prompt.done)
+
+    def _chunks(
+        self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
+    ) -> tuple[tuple[ChunkShape, ...], list[Any]]:
+        """The shapes of chunks of prompts, and their arrays: ids, first position, keys and values."""
+        shapes, chunks = [], []
+        for prompt, rows in work:
+            length = self._shapes.chunk(max(map(len, rows)))
+            reach = self._shapes.reach(prompt.done + length)
+            fixed = not self._shapes.padded or reach == length
+            shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
+            ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows])
+            start = mx.array(prompt.done, dtype=mx.int32)
+            chunks.append((ids, start, prompt.cells.keys, prompt.cells.values))
+            prompt.done += max(map(len, rows))
+        return tuple(shapes), chunks
+
+    def _trace(self, key: Any, shapes: tuple[ChunkShape, ...]) -> Any:
+        """The pass for arrays of the shapes in `key`, compiled where that pays."""
+        plain = partial(self._pass, shapes)
+        settled = self._shapes.compiled and (self._shapes.padded or not shapes)
+        if not settled or (shapes and key not in self._seen):
+            self._seen.add(key)
+            return plain
+        trace = self._traces.pop(key, None) or mx.compile(plain)
+        self._traces[key] = trace
+        if len(self._traces) > MOST_TRACES:
+            self._traces.popitem(last=False)
+        return trace
+
+    def _pass(
+        self,
+        shapes: tuple[ChunkShape, ...],
+        tokens: mx.array | None,
+        offsets: list[mx.array],
+        cells: list[Any],
+        chunks: list[Any],
+    ) -> tuple[Any, ...]:
+        """One pass. All that it reads or changes is an argument or a result, but for the weights."""
+        shelves = [
+            Decoding(Cells(list(keys), list(values)), offset)
+            for (keys, values), offset in zip(cells, offsets, strict=True)
+        ]
+        prompts, ids, places = [], [] if tokens is None else [tokens], list(offsets)
+        for shape, (rows, start, keys, values) in zip(shapes, chunks, strict=True):
+            prompts.append(shape.part(Cells(list(keys), list(values)), start))
+            ids.append(rows.reshape(-1).astype(mx.uint32))
+            positions = mx.broadcast_to(start + mx.arange(shape.length), rows.shape)
+            places.append(positions.reshape(-1))
+        width = sum(shelf.rows for shelf in shelves)
+        logits = forward(
+            self._model,
+            self._narrowing,
+            [*shelves, *prompts],
+            tokens=mx.concatenate(ids),
+            offsets=mx.concatenate(places),
+            rows=width,
+        )
+        after = [[(part.cells.keys, part.cells.values) for part in parts] for parts in (shelves, prompts)]
+        return [logits] if width else [], [offset + 1 for offset in offsets], *after
+
+
+def _cut_out(cells: Cells, row: int, start: int, end: int) -> Snapshot:
+    snapshot = []
+    for keys, values in zip(cells.keys, cells.values, strict=True):
+        layer: Any = KVCache()  # type: ignore[no-untyped-call]  # mlx-lm has no types
+        layer.keys = mx.contiguous(keys[row : row + 1, :, start:end])
+        layer.values = mx.contiguous(values[row : row + 1, :, start:end])
+        layer.offset = end - start
+        snapshot.append(layer)
+    return snapshot
+
+
+def _blank_layers(model: Any) -> list[Any]:
+    """(heads, width, type) of each layer's keys and values. Lazy: nothing is computed for its shape."""
+    caches = make_prompt_cache(model)
+    model(mx.array([[0]]), cache=caches)
+    return [
+        tuple((array.shape[1], array.shape[3], array.dtype) for array in (layer.keys, layer.values))
+        for layer in caches
+    ]

@@ -1,0 +1,238 @@
+"""One forward pass for everybody: rows that decode and chunks of prompts, through mlx-lm's own model code.
+
+Each token becomes a row of length one: a model's code is written for that, since a decode step of a batch looks so.
+All that lies between tokens is attention, and there every model calls one function of mlx-lm's, which is replaced here
+by one that knows which row belongs to whom. So the weights are read once for a step, whatever it consists of, and a
+chunk of prefill costs a running stream its arithmetic, not another pass over the weights.
+
+This fits models whose caches are all plain KV caches. Whether it fits a given one is found out by trying (`fitting`).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+import mlx.core as mx
+from mlx_lm.models import base
+
+from pensieved.engine.worker import attention
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pensieved.engine.worker.shelf import Cells
+
+_ATTENTION = "scaled_dot_product_attention"
+
+
+class UnfitError(Exception):
+    """The model does something between tokens that a flat pass does not know of."""
+
+
+class Part(Protocol):
+    """Some rows of a pass that belong together."""
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+
+    def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """Store the rows' new keys and values, (rows, heads, 1, width)."""
+
+    def attend(self, layer: int, queries: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
+        """Attention of the rows' queries, (rows, heads, 1, width), to what belongs to each."""
+
+
+class Decoding:
+    """The rows of one shelf, one token each, at their own positions."""
+
+    def __init__(self, cells: Cells, offsets: mx.array) -> None:
+        self.cells = cells
+        self.rows = cells.rows
+        self._offsets = offsets
+        self._place = offsets[:, None, None, None]
+        self._mask = mx.arange(cells.capacity) <= self._place
+
+    def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `Part`."""
+        for arrays, new in ((self.cells.keys, keys), (self.cells.values, values)):
+            place = mx.broadcast_to(self._place, new.shape)
+            arrays[layer] = mx.put_along_axis(arrays[layer], place, new.astype(arrays[layer].dtype), axis=2)
+
+    def attend(self, layer: int, queries: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
+        """See `Part`."""
+        keys, values = self.cells.keys[layer], self.cells.values[layer]
+        if sinks is None and attention.suits(queries, keys, values):
+            return attention.attend(queries, keys, values, self._offsets, scale)
+        return mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=scale, mask=self._mask, sinks=sinks
+        )
+
+
+class Prompting:
+    """A chunk of a group of prompts: `length` tokens of each of `cells`' rows, from position `start` on."""
+
+    def __init__(self, cells: Cells, start: int, length: int) -> None:
+        self.cells = cells
+        self.rows = cells.rows * length
+        self._start = start
+        self._reach = start + length
+        self._mask: str | mx.array = "causal"
+
+    def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
+        """See `Part`."""
+        for arrays, new in ((self.cells.keys, keys), (self.cells.values, values)):
+            arrays[layer] = self._written(arrays[layer], self._by_sequence(new).astype(arrays[layer].dtype))
+
+    def attend(self, layer: int, queries: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
+        """See `Part`. Padding comes last in each row, where nothing that counts can see it."""
+        out = mx.fast.scaled_dot_product_attention(
+            self._by_sequence(queries),
+            self.cells.keys[layer][:, :, : self._reach],
+            self.cells.values[layer][:, :, : self._reach],
+            scale=scale,
+            mask=self._mask,
+            sinks=sinks,
+        )
+        _, heads, _, width = out.shape
+        return out.transpose(0, 2, 1, 3).reshape(self.rows, heads, 1, width)
+
+    def _written(self, array: mx.array, new: mx.array) -> mx.array:
+        array[:, :, self._start : self._reach] = new
+        return array
+
+    def _by_sequence(self, flat: mx.array) -> mx.array:
+        """(rows of the pass, heads, 1, width) as (sequences, heads, tokens, width)."""
+        _, heads, _, width = flat.shape
+        return flat.reshape(self.cells.rows, -1, heads, width).transpose(0, 2, 1, 3)
+
+
+class PromptingAt(Prompting):
+    """The same from a position that only the device knows, so that the pass is the same for any position.
+
+    It looks at the first `reach` positions and masks what lies beyond each token.
+    """
+
+    def __init__(self, cells: Cells, start: mx.array, length: int, reach: int) -> None:
+        super().__init__(cells, 0, length)
+        self._at = start.reshape(1)
+        self._reach = reach
+        self._mask = mx.arange(reach) <= start + mx.arange(length)[:, None]
+
+    def _written(self, array: mx.array, new: mx.array) -> mx.array:
+        return mx.slice_update(array, new, self._at, (2,))
+
+
+class LayerView:
+    """What a model's code sees as the cache of one layer."""
+
+    def __init__(self, layer: int, parts: Sequence[Part], offset: mx.array) -> None:
+        self.offset = offset
+        self._layer = layer
+        self._parts = parts
+        self._new: tuple[mx.array, mx.array] | None = None
+
+    def make_mask(self, _tokens: int, *, return_array: bool = False, window_size: int | None = None) -> None:
+        """No mask: who sees what is decided in `attend`."""
+        if return_array or window_size is not None:
+            raise UnfitError("The model wants a mask of its own.")
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Take the new keys and values; `attend` expects to get the very same back."""
+        row = 0
+        for part in self._parts:
+            part.write(self._layer, keys[row : row + part.rows], values[row : row + part.rows])
+            row += part.rows
+        self._new = keys, values
+        return self._new
+
+    def attend(
+        self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, sinks: mx.array | None
+    ) -> mx.array:
+        """Attention of all rows of the pass."""
+        if self._new is None or keys is not self._new[0] or values is not self._new[1]:
+            raise UnfitError("The model attends to something else than its cache.")
+        found, row = [], 0
+        for part in self._parts:
+            found.append(part.attend(self._layer, queries[row : row + part.rows], scale, sinks))
+            row += part.rows
+        return found[0] if len(found) == 1 else mx.concatenate(found, axis=0)
+
+
+def route_attention(model: Any) -> None:
+    """Let the attention of `model`'s layers ask the cache, where that is a `LayerView`."""
+    for name in {type(module).__module__ for module in model.modules()}:
+        module = sys.modules[name]
+        if getattr(module, _ATTENTION, None) is base.scaled_dot_product_attention:
+            setattr(module, _ATTENTION, _attention)
+
+
+def _attention(  # noqa: PLR0917  mlx-lm's own signature
+    queries: mx.array,
+    keys: Any,
+    values: Any,
+    cache: Any,
+    scale: float,
+    mask: Any,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    if not isinstance(cache, LayerView):
+        plain: mx.array = base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+        return plain
+    if mask is not None:
+        raise UnfitError("The model wants a mask of its own.")
+    return cache.attend(queries, keys, values, scale, sinks)
+
+
+class Narrowing:
+    """Has the head of a model work on the first rows only: a prompt's logits are of no use.
+
+    The backbone (`model.model` in mlx-lm's models) is made an instance of a subclass of its class; where there is none,
+    the head computes for all rows, which is merely slower.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.rows: int | None = None
+        outer = getattr(model, "language_model", model)
+        backbone = getattr(outer, "model", None)
+        if backbone is not None and callable(backbone):
+            backbone.__class__ = self._subclass(type(backbone))
+
+    def _subclass(self, backbone: type) -> type:
+        narrowing = self
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            out = backbone.__call__(self, *args, **kwargs)
+            return out[: narrowing.rows] if narrowing.rows and isinstance(out, mx.array) else out
+
+        return type(backbone.__name__, (backbone,), {"__call__": call, "__module__": backbone.__module__})
+
+
+def forward(
+    model: Any,
+    narrowing: Narrowing,
+    parts: Sequence[Part],
+    *,
+    tokens: mx.array,
+    offsets: mx.array,
+    rows: int,
+) -> mx.array:
+    """One pass; the logits, (rows, vocabulary), of the first `rows` rows.
+
+    Args:
+        model: whose attention is routed here.
+        narrowing: of the same model.
+        parts: to whom the rows belong, in order.
+        tokens: ids, (all rows,).
+        offsets: position of each, (all rows,).
+        rows: those whose logits are wanted; with 0, the result must not be evaluated.
+    """
+    layers = len(parts[0].cells.keys)  # type: ignore[attr-defined]
+    narrowing.rows = rows
+    try:
+        views = [LayerView(layer, parts, offsets) for layer in range(layers)]
+        logits = model(tokens[:, None], cache=views)
+    finally:
+        narrowing.rows = None
+    return logits[:rows, -1]  # type: ignore[no-any-return]

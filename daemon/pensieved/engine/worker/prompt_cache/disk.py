@@ -1,0 +1,236 @@
+"""Entries that outlive the engine: written and read on threads of their own, so that no step waits for a disk."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from pensieved.engine.worker.prompt_cache.entry import Entry, Filed
+from pensieved.engine.worker.prompt_cache.file import (
+    SUFFIX,
+    DamagedError,
+    file_name,
+    read_file,
+    read_header,
+    size_of,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from pensieved.engine.worker.prompt_cache.file import Piece
+    from pensieved.engine.worker.prompt_cache.folder import Folder
+
+BACKLOG = 1024**3
+"""Bytes that may wait to be written: they are held in memory until then."""
+_READERS = 2
+_UNKNOWN_TO_NUMPY = {"bfloat16": "uint16"}
+"""Types that numpy lacks, and those as which their bytes travel."""
+
+
+class Read:
+    """What was read of an entry, not yet in the types that it had: MLX computes on the step loop's thread alone."""
+
+    def __init__(self, raw: Sequence[mx.array], kinds: Sequence[str]) -> None:
+        self._raw = raw
+        self._kinds = kinds
+
+    def arrays(self) -> list[mx.array]:
+        """The arrays."""
+        return [
+            array.view(getattr(mx, kind)) if kind in _UNKNOWN_TO_NUMPY else array
+            for array, kind in zip(self._raw, self._kinds, strict=True)
+        ]
+
+
+class Disk:
+    """What of the cache is on disk. Its methods are for the step loop's thread, and none of them waits.
+
+    Args:
+        folder: where.
+        fingerprint: of the model and all that its KV cache depends on.
+    """
+
+    def __init__(self, folder: Folder, fingerprint: str) -> None:
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._writing = ThreadPoolExecutor(1, "prompt cache writer")
+        self._readers = ThreadPoolExecutor(_READERS, "prompt cache reader")
+        self._entries: dict[Path, Entry] = {}
+        self._lost: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self._backlog = 0
+        self._fresh = True  # nothing was looked at yet
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Entries and bytes, of all models."""
+        return self._folder.entries, self._folder.bytes
+
+    def found(self) -> list[Entry]:
+        """Entries on disk that were not told of before, what others continue first.
+
+        There are some at the start, and after the engine that wrote before has gone.
+        """
+        if not (self._claim() or self._fresh):
+            return []
+        self._fresh = False
+        found = [entry for path in self._folder.paths() if (entry := self._indexed(path)) is not None]
+        self._folder.count()
+        return sorted(found, key=lambda entry: entry.start)
+
+    def read(self, entry: Entry) -> Future[Read | None]:
+        """What is on disk of `entry`; None where it cannot be had."""
+        return self._readers.submit(self._read, entry)
+
+    def write(self, entry: Entry) -> bool:
+        """Have `entry`, which is in memory, written; False where that cannot be done."""
+        if not self._folder.is_writer or entry.arrays is None or self._backlog > BACKLOG:
+            return False
+        entry.filed = Filed.COMING
+        self._backlog += entry.nbytes
+        kinds = [_kind(array) for array in entry.arrays]
+        arrays = [_exported(array, kind) for array, kind in zip(entry.arrays, kinds, strict=True)]
+        self._writing.submit(self._write, entry, arrays, kinds)
+        return True
+
+    def touch(self, entries: Sequence[Entry]) -> None:
+        """These were used, each continuing the one before."""
+        paths = [entry.path for entry in entries if entry.path is not None]
+        if paths:
+            self._folder.touch(paths)
+
+    def lost(self) -> list[Entry]:
+        """Entries that turned out not to be on disk."""
+        lost = []
+        while not self._lost.empty():
+            lost.append(self._lost.get())
+        return lost
+
+    def discard(self, entry: Entry) -> None:
+        """Delete the file of an entry that was forgotten."""
+        if entry.path is not None and self._folder.is_writer:
+            self._writing.submit(self._remove, entry.path)
+
+    def flush(self) -> None:
+        """Wait until all is written that was to be."""
+        self._writing.submit(lambda: None).result()
+
+    def close(self) -> None:
+        """Finish what was begun, and let another engine write."""
+        self._writing.shutdown()
+        self._readers.shutdown()
+        self._folder.release()
+
+    def _claim(self) -> bool:
+        try:
+            return self._folder.claim()
+        except OSError as error:
+            _complain(f"cannot be written to: {error}")
+            return False
+
+    def _indexed(self, path: Path) -> Entry | None:
+        if path in self._entries:
+            return None
+        try:
+            header = read_header(path, self._fingerprint)
+        except (DamagedError, OSError) as error:
+            self._drop(path, error)
+            return None
+        tokens = np.frombuffer(header.tokens, "<u4").astype(np.uint32)
+        entry = Entry(tokens, header.start, header.form, None, header.nbytes, Filed.YES, path)
+        self._entries[path] = entry
+        return entry
+
+    # --- on the threads ------------------------------------------------------------------------------------
+
+    def _read(self, entry: Entry) -> Read | None:
+        path = entry.path
+        if path is None:
+            return None
+        try:
+            header, raw = read_file(path, entry.tokens, entry.start)
+            arrays = [_imported(each, piece) for each, piece in zip(raw, header.pieces, strict=True)]
+            return Read(arrays, [piece.kind for piece in header.pieces])
+        except (DamagedError, OSError, TypeError, ValueError) as error:
+            self._drop(path, error)
+            return None
+
+    def _write(self, entry: Entry, arrays: Sequence[np.ndarray], kinds: Sequence[str]) -> None:
+        try:
+            entry.path = None if entry.gone else self._store(entry, arrays, kinds)
+        except OSError as error:
+            _complain(f"cannot be written to: {error}")
+        self._backlog -= entry.nbytes
+        entry.filed = Filed.NO if entry.path is None else Filed.YES
+        if entry.path is None:
+            self._lost.put(entry)
+        elif entry.gone:
+            self._remove(entry.path)
+        else:
+            self._entries[entry.path] = entry
+            lineage = [each.path for each in entry.lineage() if each.path is not None]
+            self._folder.touch(lineage, always=True)
+
+    def _store(self, entry: Entry, arrays: Sequence[np.ndarray], kinds: Sequence[str]) -> Path | None:
+        deleted = self._folder.make_room(size_of(arrays, entry.tokens))
+        if deleted is None:
+            return None
+        for path in deleted:
+            self._mark_lost(path)
+        path = self._folder.own / f"{file_name(entry.tokens, entry.start)}{SUFFIX}"
+        write_file(
+            path,
+            fingerprint=self._fingerprint,
+            tokens=entry.tokens,
+            start=entry.start,
+            form=entry.form,
+            arrays=arrays,
+            kinds=kinds,
+        )
+        self._folder.added(path.stat().st_size)
+        return path
+
+    def _mark_lost(self, path: Path) -> None:
+        entry = self._entries.pop(path, None)
+        if entry is not None:
+            entry.path, entry.filed = None, Filed.NO
+            self._lost.put(entry)
+
+    def _remove(self, path: Path) -> None:
+        self._entries.pop(path, None)
+        path.unlink(missing_ok=True)
+        self._folder.count()
+
+    def _drop(self, path: Path, error: Exception) -> None:
+        """A file that is not what was written: it is never served, and goes."""
+        if not isinstance(error, FileNotFoundError):
+            _complain(f"has a file that is of no use, {path.name}: {error}")
+            path.unlink(missing_ok=True)
+
+
+def _kind(array: mx.array) -> str:
+    return str(array.dtype).rpartition(".")[2]
+
+
+def _exported(array: mx.array, kind: str) -> np.ndarray:
+    """The array's bytes, without a copy; waits for its computation."""
+    known: Any = _UNKNOWN_TO_NUMPY.get(kind)
+    return np.array(array.view(getattr(mx, known)) if known else array, copy=False)
+
+
+def _imported(raw: np.ndarray, piece: Piece) -> mx.array:
+    kind = _UNKNOWN_TO_NUMPY.get(piece.kind, piece.kind)
+    return mx.array(raw.view(kind).reshape(piece.shape))
+
+
+def _complain(what: str) -> None:
+    """A line for the log: the supervisor forwards what the engine prints."""
+    print(f"prompt cache: the folder {what}", file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,54 @@
+"""What runs the passes: one flat pass for everybody where the model allows it, else mlx-lm's own batch caches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pensieved.engine.worker.fitting import flat_for
+from pensieved.engine.worker.library import Library
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import mlx.core as mx
+
+    from pensieved.engine.worker.running import Snapshot
+    from pensieved.engine.worker.shapes import Shapes
+
+
+class Runner(Protocol):
+    """The model, and the KV caches of all requests. Groups of prompts are opaque to others."""
+
+    @property
+    def width(self) -> int:
+        """Rows of a pass that decode, unused ones included."""
+
+    def open(self, lengths: Sequence[int], prefix: Snapshot | None = None, cached: int = 0) -> Any:
+        """See `Flat.open`."""
+
+    def run(
+        self, tokens: mx.array | None, work: Sequence[tuple[Any, Sequence[Sequence[int]]]]
+    ) -> tuple[mx.array | None, list[mx.array]]:
+        """See `Flat.run`."""
+
+    def arrange(self, keep: Sequence[int], coming: Sequence[tuple[Any, int, int]]) -> list[int]:
+        """See `Flat.arrange`."""
+
+    def snapshot(self, place: int, start: int = 0) -> Snapshot:
+        """See `Flat.snapshot`."""
+
+    def prompt_snapshot(self, prompt: Any, row: int, start: int = 0) -> Snapshot:
+        """See `Flat.prompt_snapshot`."""
+
+
+def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
+    """The runner for a model, and the shapes it can follow.
+
+    Raises:
+        UnloadableError: there is none.
+    """
+    flat = flat_for(model, shapes)
+    if flat is not None:
+        return flat, shapes
+    return Library(model), replace(shapes, padded=False, slack=0)

@@ -1,0 +1,128 @@
+"""Shapes that users will bring, met once before they do.
+
+On CUDA the first pass of a new shape plans attention (50 ms on an H200) or compiles kernels (seconds, kept on disk from
+then on), and a compiled step is traced for each shape. What a first wave of requests needs is met before the engine is
+ready; long prompts and rarer ways of sampling afterwards, one at a time, while nobody is there. A CPU has next to
+nothing to compile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from pensieved.engine.protocol import Sampling, Submit
+from pensieved.engine.worker.prefill import MOST_TOGETHER
+from pensieved.engine.worker.shapes import CHUNKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pensieved.engine.worker.batch import Batch
+    from pensieved.engine.worker.runner import Runner
+    from pensieved.engine.worker.shapes import Shapes
+
+SOON = 1024
+"""Tokens up to which prompts find their shapes known when the engine is ready."""
+LATER = 8192
+"""The same, once nobody was there for some seconds."""
+PASSES = 3
+"""Times that a shape is met: some traces are only made for one that comes again."""
+COMMON = Sampling(temperature=1.0)
+RARER = (
+    Sampling(temperature=1.0, top_p=0.9, top_k=20, min_p=0.05),
+    Sampling(temperature=1.0, top_p=0.9, seed=1),
+    Sampling(repetition_penalty=1.1, presence_penalty=0.1, frequency_penalty=0.1, logit_bias=((0, 1.0),)),
+)
+
+
+def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens: int = 3) -> None:
+    """A short request, from start to end."""
+    batch.insert(Submit(0, (0,), tokens, (), sampling=sampling, logprobs=logprobs))
+    while len(batch):
+        batch.step()
+
+
+def learn_pace(batch: Batch, prefill_chunk: int) -> None:
+    """A prompt beside somebody who decodes, so that the first real one finds chunks of the right size."""
+    batch.insert(Submit(request=0, prompt=(0,), max_tokens=1 << 30, stop_tokens=()))
+    for _ in range(8):
+        batch.step()
+    batch.insert(Submit(request=1, prompt=(0,) * (2 * prefill_chunk), max_tokens=1, stop_tokens=()))
+    while not any(output.request == 1 for output in batch.step()):
+        pass
+    batch.remove(0)
+
+
+def first_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int, chunk: int) -> Iterator[None]:
+    """The passes that a first wave of requests needs, each when the iterator is asked for it.
+
+    Args:
+        runner: with nothing in it between two passes.
+        shapes: that it follows.
+        rows: requests that decode together at the most.
+        idle_chunk: tokens of a chunk of prefill while nobody decodes.
+        chunk: the same while somebody does.
+    """
+    yield from _first_chunks(runner, rows, idle_chunk, 0, SOON)
+    yield from _later_chunks(runner, shapes, idle_chunk, 0, SOON)
+    for count in _doubling(rows):
+        _decode(runner, count, chunk if count in {1, rows} else 0)
+        yield
+
+
+def further_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int) -> Iterator[None]:
+    """The passes of longer prompts; see `first_passes`."""
+    yield from _first_chunks(runner, rows, idle_chunk, SOON, LATER)
+    yield from _later_chunks(runner, shapes, idle_chunk, SOON, LATER)
+
+
+def _first_chunks(runner: Runner, rows: int, most: int, above: int, up_to: int) -> Iterator[None]:
+    """Groups of prompts from their first token on, of more than `above` tokens together."""
+    for length in _lengths(most):
+        for prompts in _doubling(max(1, min(rows, MOST_TOGETHER, most // length))):
+            if above < length * prompts <= up_to:
+                group = runner.open([length] * prompts)
+                _run(runner, None, group, [[0] * length] * prompts)
+                yield
+
+
+def _later_chunks(runner: Runner, shapes: Shapes, most: int, above: int, up_to: int) -> Iterator[None]:
+    """A chunk of each length behind as many tokens as make a difference."""
+    for length in _lengths(most) if shapes.padded else []:
+        known = {shapes.reach(before + length): before for before in range(length, up_to, length)}
+        for reach, before in known.items():
+            if above < reach <= up_to:
+                prompt = runner.open([before + length])
+                prompt.done = before
+                _run(runner, None, prompt, [[0] * length])
+                yield
+
+
+def _decode(runner: Runner, rows: int, chunk: int) -> None:
+    """Rows that decode, alone and with prompts of up to `chunk` tokens."""
+    groups = []
+    for start in range(0, rows, MOST_TOGETHER):
+        count = min(MOST_TOGETHER, rows - start)
+        groups.append((runner.open([2] * count), count))
+        _run(runner, None, groups[-1][0], [[0, 0]] * count)
+    runner.arrange([], [(group, row, 2) for group, count in groups for row in range(count)])
+    tokens = mx.zeros((runner.width,), dtype=mx.uint32)
+    for _ in range(PASSES):
+        mx.eval(runner.run(tokens, []))
+    for length in _lengths(chunk):
+        _run(runner, tokens, runner.open([length]), [[0] * length])
+    runner.arrange([], [])
+
+
+def _run(runner: Runner, tokens: mx.array | None, group: Any, chunk: list[list[int]]) -> None:
+    mx.eval(runner.run(tokens, [(group, chunk)]))
+
+
+def _lengths(most: int) -> list[int]:
+    return [length for length in CHUNKS if length <= most]
+
+
+def _doubling(most: int) -> list[int]:
+    return sorted({*(1 << power for power in range(most.bit_length()) if 1 << power <= most), most})

@@ -1,0 +1,77 @@
+"""How much memory this machine has for us, and how much of it is free now.
+
+"This machine" is what this process may use: in a container with a limit, that limit. On a Mac the GPU shares it.
+
+Sources: cgroup v2 (memory.max, memory.current, memory.stat) and v1 (memory.limit_in_bytes, …); on macOS
+kern.memorystatus_vm_pressure_level, which is 1 when all is well, 2 as a warning, 4 when processes are about to be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+from enum import IntEnum
+from pathlib import Path
+
+import psutil
+
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+_PRESSURE = b"kern.memorystatus_vm_pressure_level"
+
+
+class Pressure(IntEnum):
+    """What the system says of its memory."""
+
+    NORMAL = 1
+    WARNING = 2
+    CRITICAL = 4
+
+
+def total_memory() -> int:
+    """Bytes that this process could have at the most."""
+    limit = _limit()
+    total = psutil.virtual_memory().total
+    return total if limit is None else min(total, limit[0])
+
+
+def available_memory() -> int:
+    """Bytes that could be taken now without anything being swapped out or killed."""
+    limit = _limit()
+    available = psutil.virtual_memory().available
+    return available if limit is None else max(0, min(available, limit[0] - limit[1]))
+
+
+def pressure() -> Pressure:
+    """The system's own word; NORMAL where it says none, and `available_memory` must do."""
+    if platform.system() != "Darwin":
+        return Pressure.NORMAL
+    level, size = ctypes.c_int(), ctypes.c_size_t(ctypes.sizeof(ctypes.c_int))
+    if ctypes.CDLL(None).sysctlbyname(_PRESSURE, ctypes.byref(level), ctypes.byref(size), None, 0):
+        return Pressure.NORMAL
+    return Pressure(level.value) if level.value in {2, 4} else Pressure.NORMAL
+
+
+def _limit() -> tuple[int, int] | None:
+    """The container's limit and what is used of it, files that can be dropped excluded; None without a limit."""
+    for folder, most, used, droppable in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # no such hierarchy, or "max"
+            limit = int((folder / most).read_text())
+            return limit, int((folder / used).read_text()) - _statistic(folder, droppable)
+    return None
+
+
+def _statistic(folder: Path, name: str) -> int:
+    for line in (folder / "memory.stat").read_text().splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

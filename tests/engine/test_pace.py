@@ -1,0 +1,88 @@
+"""Fair prefill: how chunks follow what steps cost, and the sizes arrays are rounded to."""
+
+import pytest
+
+from pensieved.engine.worker.pace import PATIENCE, SMALLEST, Pace
+from pensieved.engine.worker.shapes import CHUNKS, Shapes
+
+PADDED = Shapes(doubling=True, padded=True)
+
+
+def drive(pace, plain, each, *, fixed=0.0, steps=60, rows=8, noise=None):
+    """Ten steps without prompts, then `steps` with; what the latter took."""
+    for _ in range(10):
+        pace.took(plain, rows, 0)
+    took = []
+    for step in range(steps):
+        tokens = pace.budget(rows)
+        seconds = plain + fixed + each * tokens
+        took.append(seconds)
+        pace.took(noise(step, seconds) if noise else seconds, rows, tokens)
+    return took
+
+
+@pytest.mark.parametrize(("plain", "each"), [(0.087, 0.005), (0.005, 2e-5), (0.02, 3e-4), (0.3, 0.001)])
+@pytest.mark.parametrize("fixed", [0.0, 0.3])
+def test_steps_with_prompts_take_what_readers_bear(plain, each, fixed):
+    pace = Pace(512, 512)
+    took = drive(pace, plain, each, fixed=fixed * plain)
+    assert max(took) <= max(3 * plain, plain * (1 + fixed) + SMALLEST * each)
+    settled = took[-1]
+    full = plain * (1 + fixed) + each * 512
+    assert settled >= min(0.8 * PATIENCE * plain, full)
+
+
+def test_nobody_decodes_nobody_waits():
+    pace = Pace(512, 2048)
+    assert pace.budget(0) == 2048
+    assert pace.budget(3) == SMALLEST
+
+
+def test_a_hiccup_is_soon_forgotten():
+    plain, each = 0.01, 1e-4
+    pace = Pace(512, 512)
+    drive(pace, plain, each)
+    before = pace.budget(8)
+    drive(pace, plain, each, steps=12, noise=lambda step, seconds: 2.0 if step == 1 else seconds)
+    assert pace.budget(8) >= 0.7 * before
+
+
+def test_steps_of_changing_rows_teach_nothing():
+    pace = Pace(512, 512)
+    for rows in (1, 2) * 20:
+        pace.took(5.0, rows, 0)
+        pace.took(9.0, rows + 5, 16)
+    assert pace.budget(1) == SMALLEST
+
+
+def test_capacity_wastes_little():
+    for tokens in range(1, 20000, 7):
+        capacity = Shapes().capacity(tokens)
+        assert tokens <= capacity < tokens + max(64, tokens / 15)
+
+
+def test_padded_chunks_have_few_lengths_and_fit_their_room():
+    for total in (*range(1, 700), 1000, 2047, 2049, 3000, 5000, 9001):
+        for room in (16, 100, 512, 2048):
+            done = cached = 7 if room == 100 and total > 7 else 0
+            passes = 0
+            while done < total:
+                taken = PADDED.take(total - done, room, done)
+                assert 0 < taken <= total - done
+                length = PADDED.chunk(taken)
+                assert length in CHUNKS
+                assert length <= max(room, CHUNKS[0]) or room not in CHUNKS
+                assert PADDED.reach(done + length) <= PADDED.prompt_capacity(total)
+                done += taken
+                passes += 1
+            assert passes <= 4 + (total - cached) // 16
+
+
+def test_exact_chunks_take_what_there_is():
+    shapes = Shapes()
+    assert shapes.take(100, 30, 7) == 30
+    assert shapes.take(7, 30) == 7
+    assert shapes.take(7, 0) == 1
+    assert shapes.rows(5) == shapes.group(5) == 5
+    assert PADDED.rows(5) == 8
+    assert PADDED.group(5) == 4

@@ -1,0 +1,320 @@
+"""The batch itself, in this process, on tiny random models: the same greedy tokens as mlx-lm's own generator."""
+
+import random
+
+import mlx.core as mx
+import pytest
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import KVCache
+
+from pensieved.engine.protocol import FinishReason, Sampling, Submit
+from pensieved.engine.worker import warming
+from pensieved.engine.worker.batch import Batch
+from pensieved.engine.worker.flat import Flat
+from pensieved.engine.worker.library import Library
+from pensieved.engine.worker.shapes import Shapes
+from support.architectures import OTHERS, PLAIN, VOCABULARY, model_of
+
+LENGTHS = (1, 5, 40, 90, 17, 40, 200, 3)
+TOKENS = 24
+EXACT = Shapes()
+PADDED = Shapes(doubling=True, padded=True, slack=32, idle_chunks=4)
+COMPILED = Shapes(compiled=True, doubling=True, padded=True, slack=32, idle_chunks=4)
+POLICIES = {"exact": EXACT, "padded": PADDED, "compiled": COMPILED}
+
+
+def prompts(lengths, seed=0):
+    chance = random.Random(seed)
+    return [tuple(chance.randrange(VOCABULARY) for _ in range(length)) for length in lengths]
+
+
+def expected(model, wanted, tokens):
+    """mlx-lm's batched greedy answers."""
+    generator = BatchGenerator(model, completion_batch_size=8, prefill_batch_size=8)
+    ids = generator.insert([list(each) for each in wanted], max_tokens=[tokens] * len(wanted))
+    answers, live = {each: [] for each in ids}, set(ids)
+    while live:
+        for response in generator.next()[1]:
+            answers[response.uid].append(response.token)
+            if response.finish_reason is not None:
+                live.discard(response.uid)
+    generator.close()
+    return [answers[each] for each in ids]
+
+
+def batch_of(model, policy=EXACT, **settings):
+    settings = {"max_concurrent": 8, "prefill_chunk": 32, **settings}
+    return Batch(model, mx.default_device(), shapes=policy, **settings)
+
+
+def submit(batch, number, prompt, tokens=TOKENS, **more):
+    batch.insert(Submit(number, tuple(prompt), tokens, **{"stop_tokens": (), **more}))
+
+
+def run(batch, answers=None):
+    """Step until nobody is left; the tokens by request."""
+    answers = {} if answers is None else answers
+    while len(batch):
+        for output in batch.step():
+            answers.setdefault(output.request, []).extend(output.tokens)
+    return answers
+
+
+def answer(batch, wanted, tokens=TOKENS, **more):
+    for number, prompt in enumerate(wanted):
+        submit(batch, number, prompt, tokens, **more)
+    answers = run(batch)
+    return [answers[number] for number in range(len(wanted))]
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return model_of("llama")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", PLAIN)
+def test_plain_caches_run_flat_and_answer_as_mlx_lm(kind, policy):
+    model = model_of(kind)
+    wanted = prompts(LENGTHS)
+    batch = batch_of(model, POLICIES[policy])
+    assert isinstance(batch._runner, Flat)
+    assert answer(batch, wanted) == expected(model, wanted, TOKENS)
+
+
+@pytest.mark.parametrize("policy", ["exact", "compiled"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_caches_run_in_mlx_lms_own_batches(kind, policy):
+    model = model_of(kind)
+    wanted = prompts(LENGTHS)
+    batch = batch_of(model, POLICIES[policy])
+    assert isinstance(batch._runner, Library)
+    assert answer(batch, wanted) == expected(model, wanted, TOKENS)
+
+
+def test_a_model_that_masks_for_itself_is_not_run_flat():
+    assert isinstance(batch_of(model_of("gemma2"))._runner, Library)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_coming_and_going_changes_nobodys_answer(llama, policy, seed):
+    chance = random.Random(seed)
+    wanted = prompts([chance.choice((1, 2, 9, 30, 33, 70, 150)) for _ in range(14)], seed)
+    alone = expected(llama, wanted, 30)
+    batch = batch_of(llama, POLICIES[policy], max_concurrent=5)
+    answers, cancelled, waiting = {}, set(), list(range(len(wanted)))
+    while waiting or len(batch):
+        while waiting and chance.random() < 0.3:
+            number = waiting.pop()
+            submit(batch, number, wanted[number], tokens=chance.randrange(1, 31))
+        if answers and chance.random() < 0.05:
+            cancelled.add(number := chance.choice(sorted(answers)))
+            batch.remove(number)
+        for output in batch.step():
+            assert output.request not in cancelled
+            answers.setdefault(output.request, []).extend(output.tokens)
+    for number, tokens in answers.items():
+        assert tokens == alone[number][: len(tokens)]
+    assert len(answers) > 8
+    assert batch._runner.width == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_long_row_does_not_stretch_the_short_ones(llama, policy):
+    wanted = prompts([2200, 20, 30, 10])
+    batch = batch_of(llama, POLICIES[policy], prefill_chunk=512)
+    answers, shelves = {}, set()
+    submit(batch, 0, wanted[0], 100)
+    while not answers:
+        answers = {output.request: list(output.tokens) for output in batch.step()}
+    for number, prompt in enumerate(wanted[1:], start=1):
+        submit(batch, number, prompt, 40)
+    while len(batch):
+        for output in batch.step():
+            answers.setdefault(output.request, []).extend(output.tokens)
+        shelves.add(tuple(sorted(shelf.cells.capacity for shelf in batch._runner._shelves)))
+    assert any(len(each) == 2 and each[0] <= 128 and each[1] > 2000 for each in shelves)
+    (long,), short = expected(llama, wanted[:1], 100), expected(llama, wanted[1:], 40)
+    assert [answers[number] for number in range(4)] == [long, *short]
+
+
+def test_rows_grow_beyond_their_first_capacity(llama):
+    wanted = prompts([50, 60])
+    for policy in POLICIES.values():
+        assert answer(batch_of(llama, policy), wanted, 200) == expected(llama, wanted, 200)
+
+
+def test_the_cache_is_hardly_larger_than_what_it_holds(llama):
+    batch = batch_of(llama)
+    for number, prompt in enumerate(prompts([1000] * 4)):
+        submit(batch, number, prompt, 20)
+    held = 0
+    while len(batch):
+        batch.step()
+        for shelf in batch._runner._shelves:
+            held += 1
+            assert shelf.cells.rows * shelf.cells.capacity <= 1.1 * sum(each or 0 for each in shelf.lengths)
+    assert held
+
+
+def test_nothing_is_computed_behind_a_last_token_that_is_known_to_be_the_last(llama):
+    batch = batch_of(llama)
+    passes, run_pass = [], batch._runner.run
+    batch._runner.run = lambda tokens, work: (
+        passes.append((tokens is not None, bool(work))) or run_pass(tokens, work)
+    )
+    submit(batch, 1, prompts([20])[0], tokens=2)
+    assert len(run(batch)[1]) == 2
+    assert passes == [(False, True), (True, False), (True, False)]
+
+
+def test_finishes(llama):
+    (prompt,) = prompts([20])
+    ((*tokens,),) = expected(llama, [prompt], 10)
+    batch = batch_of(llama)
+    submit(batch, 1, prompt, 10, stop_tokens=(tokens[4],))
+    submit(batch, 2, prompt, 3)
+    ends = {}
+    while len(batch):
+        for output in batch.step():
+            if output.finish is not None:
+                ends[output.request] = (output.finish, output.tokens[-1])
+    assert ends == {1: (FinishReason.STOP, tokens[4]), 2: (FinishReason.LENGTH, tokens[2])}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_everyone_has_a_sampler_of_their_own(llama, policy):
+    """Greedy, seeded, penalized and biased rows side by side choose as each does alone."""
+    kinds = [
+        Sampling(),
+        Sampling(temperature=1.0, seed=3),
+        Sampling(temperature=1.0, seed=3, top_k=5),
+        Sampling(repetition_penalty=1.5),
+        Sampling(frequency_penalty=1.0, logit_bias=((7, 3.0),)),
+        Sampling(),
+    ]
+    wanted = prompts([30, 12, 60, 30, 8, 9])
+    alone = []
+    for prompt, sampling in zip(wanted, kinds, strict=True):
+        alone += answer(batch_of(llama), [prompt], sampling=sampling)
+    batch = batch_of(llama, POLICIES[policy])
+    for number, (prompt, sampling) in enumerate(zip(wanted, kinds, strict=True)):
+        submit(batch, number, prompt, sampling=sampling, logprobs=2 if number % 2 else None)
+    answers = run(batch)
+    assert [answers[number] for number in range(len(kinds))] == alone
+
+
+class Everything:
+    """A prompt cache that keeps whatever it is shown, by its tokens."""
+
+    keeps_answers = True
+
+    def __init__(self, at=()):
+        self.at = at
+        self.known = {}
+        self.recalled = []
+
+    def fetch(self, row):
+        return []
+
+    def sets_apart(self, row):
+        return bool(self.stops(row) or self.recall(row))
+
+    def awaits(self, row, other):
+        return False
+
+    def recall(self, row):
+        for length in range(len(row.prompt) - 1, 0, -1):
+            if (found := self.known.get(row.prompt[:length])) is not None:
+                self.recalled.append(length)
+                return found, length
+        return None
+
+    def stops(self, row):
+        return tuple(stop for stop in self.at if row.cached < stop < len(row.prompt))
+
+    def keep(self, row, length, cut):
+        self.known[(*row.prompt, *row.answer)[:length]] = cut(0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", ["llama", *OTHERS])
+def test_a_prompt_cache_changes_no_answer(kind, policy):
+    model = model_of(kind)
+    system = prompts([50], seed=9)[0]
+    wanted = [(*system, *each) for each in prompts([30, 1, 7], seed=4)]
+    keeper = Everything(at=(20, 50))
+    batch = batch_of(model, POLICIES[policy], keeper=keeper)
+    first = answer(batch, wanted)
+    assert first == expected(model, wanted, TOKENS)
+    assert sorted({len(tokens) for tokens in keeper.known})[:2] == [20, 50]
+    assert answer(batch, wanted) == first
+    assert keeper.recalled
+    follow_up = [(*prompt, *tokens, 5, 6) for prompt, tokens in zip(wanted, first, strict=True)]
+    keeper.recalled.clear()
+    assert answer(batch, follow_up) == expected(model, follow_up, TOKENS)
+    answered = {len(prompt) + len(tokens) for prompt, tokens in zip(wanted, first, strict=True)}
+    assert {length + 1 for length in keeper.recalled} & answered or set(keeper.recalled) & answered
+
+
+def test_snapshots_are_mlx_lms_own_caches(llama):
+    keeper = Everything(at=(20,))
+    answer(batch_of(llama, keeper=keeper), prompts([40]))
+    for tokens, layers in keeper.known.items():
+        for layer in layers:
+            assert isinstance(layer, KVCache)
+            assert layer.offset == layer.keys.shape[2] == len(tokens)
+
+
+def warmed(monkeypatch, model, policy, concurrent):
+    """A batch that has met everything it is ever to be warmed up for."""
+    monkeypatch.setattr(warming, "SOON", 128)
+    monkeypatch.setattr(warming, "LATER", 512)
+    batch = batch_of(model, policy, max_concurrent=concurrent)
+    batch.meet_shapes()
+    while batch.meet_more():
+        pass
+    return batch
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", ["llama", "lfm2"])
+def test_what_was_warmed_up_answers_the_same(monkeypatch, kind, policy):
+    model = model_of(kind)
+    wanted = prompts([5, 60])
+    batch = warmed(monkeypatch, model, POLICIES[policy], 3)
+    for sampling in (warming.COMMON, *warming.RARER):
+        warming.sample(batch, sampling, logprobs=2)
+    warming.learn_pace(batch, 32)
+    assert batch._runner.width == len(batch) == 0
+    assert answer(batch, wanted) == expected(model, wanted, TOKENS)
+
+
+def test_after_the_warm_up_no_step_meets_a_new_prompt_shape(monkeypatch, llama):
+    chunks = Flat._chunks
+    seen = set()
+
+    def spy(runner, work):
+        shapes, arrays = chunks(runner, work)
+        seen.update(
+            (len(ids), shape.length, shape.reach) for shape, (ids, *_) in zip(shapes, arrays, strict=True)
+        )
+        return shapes, arrays
+
+    monkeypatch.setattr(Flat, "_chunks", spy)
+    batch = warmed(monkeypatch, llama, PADDED, 4)
+    known = set(seen)
+    answer(batch, prompts([3, 17, 60, 130, 400, 33, 31, 29, 250]))
+    assert seen == known
+
+
+def test_shapes_are_met_only_while_nobody_is_there(monkeypatch, llama):
+    monkeypatch.setattr(warming, "SOON", 128)
+    batch = batch_of(llama, PADDED)
+    batch.meet_shapes()
+    assert batch.meet_more()
+    submit(batch, 1, prompts([20])[0])
+    assert not batch.meet_more()
+    run(batch)
+    assert batch.meet_more()
