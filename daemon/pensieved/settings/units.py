@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
@@ -29,6 +29,11 @@ def _quantity(value: object, units: dict[str, int] | dict[str, float], example: 
 def parse_size(value: object) -> int:
     """Bytes from ``"4GiB"``, ``"500MB"`` or a number of bytes. Raises ValueError."""
     return int(_quantity(value, _SIZE, '"4GiB"'))
+
+
+def parse_auto_size(value: object) -> int | str:
+    """`"auto"`, or bytes as `parse_size` reads them. Raises ValueError."""
+    return "auto" if value == "auto" else parse_size(value)
 
 
 def parse_duration(value: object) -> float:
@@ -84,6 +89,9 @@ def exact_duration(seconds: float) -> str:
 
 
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str), Field(ge=0)]
+AutoSize = Annotated[
+    Literal["auto"] | int, BeforeValidator(parse_auto_size, json_schema_input_type=int | str)
+]
 Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str), Field(ge=0)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]  # NoDecode: not only as JSON

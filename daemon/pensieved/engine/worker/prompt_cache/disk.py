@@ -223,7 +223,7 @@ def _kind(array: mx.array) -> str:
 def _exported(array: mx.array, kind: str) -> np.ndarray:
     """The array's bytes, without a copy; waits for its computation."""
     known: Any = _UNKNOWN_TO_NUMPY.get(kind)
-    return np.array(array.view(getattr(mx, known)) if known else array, copy=False)
+    return np.asarray(array.view(getattr(mx, known)) if known else array)
 
 
 def _imported(raw: np.ndarray, piece: Piece) -> mx.array:
