@@ -1,26 +1,11 @@
 """The prompt cache in memory: what is taken, what is kept, and that nobody can tell from the answers."""
 
-import random
-
 import pytest
 
 from pensieved.engine.protocol import Submit
 from pensieved.engine.worker.prompt_cache.policy import GPU, memory_for
 from pensieved.engine.worker.running import Running
-from support.batches import (
-    VOCABULARY,
-    Machine,
-    plain_model,
-    sliding_model,
-    state_space_model,
-)
-
-MODELS = {"plain": plain_model, "sliding": sliding_model, "state space": state_space_model}
-
-
-def text(length, seed):
-    chance = random.Random(seed)
-    return [chance.randrange(VOCABULARY) for _ in range(length)]
+from support.batches import MODELS, VOCABULARY, Machine, plain_model, sliding_model, text
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -1,7 +1,6 @@
 """The prompt cache on disk: what survives, what is refused, and who may write."""
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -17,15 +16,9 @@ from pensieved.engine.worker.prompt_cache.entry import as_tokens
 from pensieved.engine.worker.prompt_cache.file import DamagedError, file_name, read_file, write_file
 from pensieved.engine.worker.prompt_cache.folder import LOCK, Folder
 from pensieved.engine.worker.prompt_cache.policy import Policy
-from support.batches import VOCABULARY, Machine, plain_model, sliding_model, state_space_model
+from support.batches import MODELS, Machine, plain_model, text
 
-MODELS = {"plain": plain_model, "sliding": sliding_model, "state space": state_space_model}
 SMALL = Policy(taken=4, kept=4, lasting=4, stopped=16, fetched=6, waste=8, filed=32, refiled=8)
-
-
-def text(length, seed):
-    chance = random.Random(seed)
-    return [chance.randrange(VOCABULARY) for _ in range(length)]
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 VOCABULARY = 64
 CPU_DEVICE = mx.Device(mx.cpu)
+
+
+def text(length: int, seed: int) -> list[int]:
+    """Token ids that nobody else asks for."""
+    chance = random.Random(seed)
+    return [chance.randrange(VOCABULARY) for _ in range(length)]
 
 
 def plain_model(seed: int = 0):
@@ -84,6 +91,9 @@ def state_space_model(seed: int = 0):
             time_step_rank=2,
         )
     )
+
+
+MODELS = {"plain": plain_model, "sliding": sliding_model, "state space": state_space_model}
 
 
 @dataclass

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pensieved.cli.ask import DaemonReport
+    from pensieved.control.status import Upcoming
     from pensieved.models.progress import Progress
 
 _EVERY = 1.0
@@ -64,13 +65,7 @@ def describe(standing: Standing) -> Iterator[str]:
     if report.hint:
         yield f"to do     {report.hint}"
     if coming := report.upcoming:
-        words = [
-            coming.model,
-            coming.phase,
-            coming.detail,
-            _progress(coming.progress) if coming.progress else "",
-        ]
-        yield f"next      {' '.join(word for word in words if word)}"
+        yield f"next      {coming.model} {_stage(coming)}"
     yield from _config(report)
     yield from _serving(report)
 
@@ -95,16 +90,17 @@ def restarting(keys: tuple[str, ...]) -> str:
 
 
 def _phase(report: DaemonReport) -> str:
-    words = [report.phase]
-    if report.detail:
-        words.append(report.detail)
-    if report.progress is not None:
-        words.append(_progress(report.progress))
-    text = " ".join(word for word in words if word)
+    text = _stage(report)
     text += f", for {format_duration(max(0.0, time.time() - report.since))}"
     if report.retry_at is not None:
         text += f", tries again in {format_duration(max(0.0, report.retry_at - time.time()))}"
     return text
+
+
+def _stage(stage: DaemonReport | Upcoming) -> str:
+    """Phase, detail, and how far it is."""
+    words = [stage.phase, stage.detail, _progress(stage.progress) if stage.progress else ""]
+    return " ".join(word for word in words if word)
 
 
 def _progress(progress: Progress) -> str:

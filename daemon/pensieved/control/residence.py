@@ -16,6 +16,7 @@ from pensieved.control.serving import ServingModel
 from pensieved.engine.supervisor import EngineConfig
 from pensieved.models.preparation import PrepareRequest
 from pensieved.models.source import parse_source
+from pensieved.settings.effect import EFFECTS, Effect, value_of
 
 if TYPE_CHECKING:
     from pensieved.engine.supervisor import Engine
@@ -24,40 +25,22 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_STOP_SECONDS = 5.0
+STOP_SECONDS = 5.0
+"""For an engine to end by itself, before it is killed."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What decides whether an engine is the wanted one; whatever else changes is changed beside it, live."""
+    """What decides whether an engine is the wanted one: every key that swaps it; the others are changed beside it, live."""
 
-    url: str
-    revision: str | None
-    quantization: str
-    trust_remote_code: bool
-    device: str
-    prefill_chunk: int
-    max_concurrent: int
-    prompt_cache: tuple[int | str, int, float]
+    values: tuple[tuple[str, object], ...]
 
     @classmethod
     def of(cls, settings: Settings) -> Target:
-        """What `settings` ask for."""
-        model, engine = settings.model, settings.engine
-        return cls(
-            url=model.url,
-            revision=model.revision,
-            quantization=model.quantization,
-            trust_remote_code=model.trust_remote_code,
-            device=engine.device,
-            prefill_chunk=engine.prefill_chunk,
-            max_concurrent=max_concurrent(settings.server),
-            prompt_cache=(
-                settings.prompt_cache.memory,
-                settings.prompt_cache.disk,
-                settings.prompt_cache.ttl,
-            ),
-        )
+        """What `settings` ask for; "auto" slots count as the number they come to."""
+        values = {key: value_of(settings, key) for key, effect in EFFECTS.items() if effect is Effect.SWAP}
+        values["server.max_concurrent"] = max_concurrent(settings.server)
+        return cls(tuple(values.items()))
 
 
 def prepare_request(settings: Settings) -> PrepareRequest:
@@ -117,8 +100,8 @@ class Resident:
             text = pool.submit(ChatTokenizer.open, path, manifest.eos_token_ids, manifest.tokenizer)
             loaded = self.engine.load(
                 path,
-                max_concurrent=self.target.max_concurrent,
-                trust_remote_code=self.target.trust_remote_code,
+                max_concurrent=max_concurrent(self.settings.server),
+                trust_remote_code=self.settings.model.trust_remote_code,
                 prompt_cache=prompt_cache_wish(self.settings, self.prepared),
             )
             return ServingModel(
@@ -142,7 +125,7 @@ class Resident:
 
     def end(self) -> None:
         """Stop the engine; what is still running there fails."""
-        self.engine.stop(_STOP_SECONDS)
+        self.engine.stop(STOP_SECONDS)
         self.prepared.lease.release()
 
 
@@ -171,8 +154,8 @@ class Retirement:
         with self._lock:
             leaving = dict(self._leaving)
         for resident, thread in leaving.items():
-            resident.engine.stop(_STOP_SECONDS)
-            thread.join(_STOP_SECONDS)
+            resident.engine.stop(STOP_SECONDS)
+            thread.join(STOP_SECONDS)
 
     def _see_off(self, resident: Resident, serving: ServingModel, patience: float) -> None:
         finished = serving.users.wait_gone(patience)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pensieved.control.limits import fits_beside
-from pensieved.control.residence import Resident, Retirement, Target, engine_config
+from pensieved.control.residence import STOP_SECONDS, Resident, Retirement, Target, engine_config
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.engine.supervisor import Engine, EngineState
 from pensieved.errors import PensievedError
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_STOP_SECONDS = 5.0
 _ENGINE_PHASE = {
     EngineState.STARTING: Phase.LOADING,
     EngineState.LOADING: Phase.LOADING,
@@ -151,7 +150,7 @@ class Succession:
         self._ended = True
         for engine in {self._early, *(each.engine for each in (self._next, self._resident) if each)}:
             if engine is not None:
-                engine.stop(_STOP_SECONDS)
+                engine.stop(STOP_SECONDS)
         self._retired.end()
 
     def _enter_settled(self) -> None:
@@ -199,7 +198,7 @@ class Succession:
         serving.users.wait_gone(settings.server.drain_timeout)
         self._remember(old)
         self._resident = None
-        old.engine.stop(_STOP_SECONDS)
+        old.engine.stop(STOP_SECONDS)
         try:
             self._begin(prepared, settings)
         except PensievedError as error:
@@ -232,7 +231,7 @@ class Succession:
         if early is not None and early.config == engine_config(settings):
             return early
         if early is not None:
-            early.stop(_STOP_SECONDS)
+            early.stop(STOP_SECONDS)
         return self._new_engine(settings)
 
     def _new_engine(self, settings: Settings) -> Engine:

@@ -10,13 +10,12 @@ import platform
 import sys
 from typing import TYPE_CHECKING
 
-import psutil
-
 from pensieved.cli.checks.finding import Finding, Level
 from pensieved.cli.checks.system import chip
 from pensieved.engine.gauge import measure
 from pensieved.engine.launch import EngineConfig
 from pensieved.errors import PensievedError
+from pensieved.machine import available_memory
 from pensieved.settings.units import format_size
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ NEEDED = 2 * 1024**3
 
 def speed(scene: Scene) -> Iterator[Finding]:
     """A short decode, and the memory's bandwidth, in a process like the engine's."""
-    free = psutil.virtual_memory().available
+    free = available_memory()
     if free < NEEDED:
         yield Finding(
             "speed",

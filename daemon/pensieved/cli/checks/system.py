@@ -14,6 +14,7 @@ import psutil
 
 from pensieved import __version__
 from pensieved.cli.checks.finding import Finding, Level
+from pensieved.machine import total_memory
 from pensieved.settings.units import format_size
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def chip() -> str:
 def system(_scene: Scene) -> Iterator[Finding]:
     """System, processor, memory."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 0
-    total = psutil.virtual_memory().total
+    total = total_memory()
     words = f"{_system()} on {chip() or platform.machine()}, {cores} cores, {format_size(total)} of memory."
     release = platform.mac_ver()[0]
     if sys.platform == "darwin" and platform.machine() != "arm64":
