@@ -114,7 +114,7 @@ def test_the_preparer_dies_with_its_parent(hub, preparing):
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert any(line.strip() == "downloading" for line in parent.stdout)
-        wait_until(lambda: hub.bytes_sent("tokenizer.json"))
+        wait_until(lambda: hub.bytes_sent("model.safetensors"))
         time.sleep(0.5)  # for the progress of those bytes to be told
         (child,) = preparers(parent.pid)
         parent.kill()

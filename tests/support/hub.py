@@ -30,7 +30,7 @@ class Faults:
     status: dict[str, list[int]] = field(default_factory=dict)  # answer with this status
     api_status: list[int] = field(default_factory=list)
     retry_after: int | None = None
-    chunk_delay: float = 0.0
+    chunk_delay: float = 0.0  # between two pieces of 16 KiB
     ignore_range: bool = False
 
 
@@ -239,10 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
         cuts = self.hub.faults.cut.get(name)
         limit = cuts.pop(0) if cuts else len(data)
         for at in range(0, limit, 16384):
+            if at:  # never behind the last: a client that has everything asks its next question on this connection
+                time.sleep(self.hub.faults.chunk_delay)
             piece = data[at : min(at + 16384, limit)]
             self.wfile.write(piece)
             self.record.sent += len(piece)
-            time.sleep(self.hub.faults.chunk_delay)
         if limit < len(data):
             with contextlib.suppress(OSError):
                 self.wfile.flush()

@@ -132,7 +132,7 @@ def _print(store: Store, rest: list[str]) -> str:
         return printing.domain(target, store)
     label = _label(store, target)
     spec = _spec(store, label)
-    if target != f"{spec['domain']}/{label}":
+    if not spec or target != f"{spec['domain']}/{label}":
         raise _unknown(label, target)
     return printing.service(spec, _ask(store, label, {"do": "print"}))
 
@@ -140,9 +140,10 @@ def _print(store: Store, rest: list[str]) -> str:
 def _list(store: Store, rest: list[str]) -> str:
     if not rest:
         return printing.listing([(label, _ask(store, label, {"do": "print"})) for label in store.loaded()])
-    if not store.job(rest[0]).exists():
+    spec = _spec(store, rest[0])
+    if not spec:
         raise Fail(113, f'Could not find service "{rest[0]}" in domain for port')
-    return printing.details(_spec(store, rest[0]), _ask(store, rest[0], {"do": "print"}))
+    return printing.details(spec, _ask(store, rest[0], {"do": "print"}))
 
 
 def _print_disabled(store: Store, rest: list[str]) -> str:
@@ -196,7 +197,7 @@ def _label(
 ) -> str:
     domain, _, label = target.rpartition("/")
     _domain(store, domain, text)
-    if not store.job(label).exists() or _spec(store, label).get("domain") != domain:
+    if _spec(store, label).get("domain") != domain:
         raise (
             _unknown(label, target)
             if missing == 113
