@@ -56,7 +56,7 @@ def test_everything_an_operator_wants_to_know():
         "engine": {"pid": 9, "restarts": 1, "resumed": 2, "active_memory": 2**20, "cache_memory": 0},
         "requests": {"running": 1, "queued": 2, "finished": 3, "failed": 4, "input_tokens": 5, "cached_tokens": 3, "output_tokens": 6, "refused": 7},
         "speed": {"tokens_per_second": 41.26, "window": 10, "first_token_p50": 0.2, "first_token_p95": 1.314},
-        "memory": {"daemon": 2**26, "engine": 2**30},
+        "memory": {"daemon": 2**26, "engine": 2**30, "guard": {"available": 2**31, "margin": 2**29, "closed": True, "waiting": 1}},
         "cache": {"dir": "/x", "size": 3 * 2**30, "free": 2**40},
         "prompt_cache": {"entries": 5, "memory": 2**29, "disk_entries": 4, "disk": 2**30},
         "a field of the future": None,
@@ -70,7 +70,7 @@ def test_everything_an_operator_wants_to_know():
         "engine    pid 9, 1 restart, 2 streams resumed, 1.0 MiB in use, 0 B kept for reuse",
         "requests  1 running, 2 waiting, 3 answered, 4 failed, 7 sent away; 5 tokens in, 6 out",
         "speed     41.3 tokens/s over the last 10s; first token after 0.20s, 95 % within 1.31s",
-        "memory    daemon 64.0 MiB, engine 1.0 GiB",
+        "memory    daemon 64.0 MiB, engine 1.0 GiB; 2.0 GiB available, 512.0 MiB of it left to others, 1 request waiting for it; new requests are refused",
         "cache     3.0 GiB on disk, 1.0 TiB free",
         "prompts   512.0 MiB in memory, 1.0 GiB on disk; 3 tokens not computed again",
     ]

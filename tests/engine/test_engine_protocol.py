@@ -10,6 +10,7 @@ from pensieved.engine.protocol import (
     Hello,
     Load,
     Loaded,
+    MemoryStats,
     Output,
     Refused,
     Sampling,
@@ -45,9 +46,9 @@ from_engine = st.one_of(
     st.just(Warming()),
     st.builds(Loaded, ids, numbers, numbers),
     st.builds(Step, st.lists(outputs, max_size=8).map(tuple)),
-    st.builds(Heartbeat, ids, ids, ids),
+    st.builds(Heartbeat, ids, ids, ids, memory=st.builds(MemoryStats, ids, ids, st.booleans(), ids)),
     st.builds(Taken, ids),
-    st.builds(Refused, ids, st.text()),
+    st.builds(Refused, ids, st.text(), st.booleans()),
     st.builds(Fault, st.text(), st.booleans()),
 )
 

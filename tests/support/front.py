@@ -24,6 +24,7 @@ from pensieved.engine.client import EngineClient
 from pensieved.engine.protocol import (
     Cancel,
     FinishReason,
+    MemoryStats,
     Output,
     PromptCacheStats,
     Recalled,
@@ -71,6 +72,7 @@ class ScriptedEngine:
         self.submitted: list[Submit] = []
         self.cancelled: list[int] = []
         self.refusal: str | None = None
+        self.overloaded = False  # whether that is for now only
         self.recall: Callable[[Submit], Recalled] | None = None
         self.running: dict[
             int, tuple[Submit, list[int], int]
@@ -110,7 +112,7 @@ class ScriptedEngine:
     def _take(self, frame: ToEngine) -> None:
         if isinstance(frame, Submit) and self.refusal:
             self.submitted.append(frame)
-            self.client.refuse(Refused(frame.request, self.refusal))
+            self.client.refuse(Refused(frame.request, self.refusal, self.overloaded))
         elif isinstance(frame, Submit):
             self.submitted.append(frame)
             if self.recall is not None:
@@ -154,6 +156,9 @@ class EngineFacts:
     cache_memory: int = 10
     prompt_cache: PromptCacheStats = field(
         default_factory=lambda: PromptCacheStats(entries=3, memory=300, disk_entries=2, disk=2000)
+    )
+    memory: MemoryStats = field(
+        default_factory=lambda: MemoryStats(available=9000, margin=500, waiting=1, sheds=4, shed=700)
     )
 
 

@@ -102,10 +102,11 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
-    """The answer cannot be completed; `kind` is a value of `errors.RequestErrorKind`."""
+    """The answer cannot be completed; `kind` is a value of `errors.RequestErrorKind`, `retry_after` in seconds."""
 
     kind: str
     message: str
+    retry_after: float | None = None
 
 
 Delta = TextDelta | ThinkingDelta | ToolCallStart | ToolArgumentsDelta | ToolCallEnd

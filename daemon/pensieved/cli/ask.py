@@ -66,11 +66,21 @@ class SpeedReport(msgspec.Struct, frozen=True):
     first_token_p95: float | None = None
 
 
+class GuardReport(msgspec.Struct, frozen=True):
+    """What the engine's memory guard sees; sizes in bytes."""
+
+    available: int = 0
+    margin: int = 0
+    closed: bool = False
+    waiting: int = 0
+
+
 class MemoryReport(msgspec.Struct, frozen=True):
     """Resident memory of the processes, in bytes."""
 
     daemon: int = 0
     engine: int | None = None
+    guard: GuardReport | None = None
 
 
 class CacheReport(msgspec.Struct, frozen=True):

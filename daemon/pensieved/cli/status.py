@@ -21,7 +21,7 @@ from pensieved.settings.units import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pensieved.cli.ask import DaemonReport
+    from pensieved.cli.ask import DaemonReport, GuardReport
     from pensieved.control.status import Upcoming
     from pensieved.models.progress import Progress
 
@@ -149,7 +149,7 @@ def _vitals(report: DaemonReport) -> Iterator[str]:
         yield f"speed     {words}"
     if memory := report.memory:
         engine = f", engine {format_size(memory.engine)}" if memory.engine is not None else ""
-        yield f"memory    daemon {format_size(memory.daemon)}{engine}"
+        yield f"memory    daemon {format_size(memory.daemon)}{engine}{_guard(memory.guard)}"
     if cache := report.cache:
         free = f", {format_size(cache.free)} free" if cache.free is not None else ""
         yield f"cache     {format_size(cache.size)} on disk{free}"
@@ -157,6 +157,15 @@ def _vitals(report: DaemonReport) -> Iterator[str]:
         reused = report.requests.cached_tokens if report.requests else 0
         held = f"{format_size(prompts.memory)} in memory, {format_size(prompts.disk)} on disk"
         yield f"prompts   {held}; {reused} tokens not computed again"
+
+
+def _guard(guard: GuardReport | None) -> str:
+    """How much could still be had."""
+    if guard is None or not guard.available + guard.margin:  # no engine has said so yet
+        return ""
+    words = f"; {format_size(guard.available)} available, {format_size(guard.margin)} of it left to others"
+    waiting = f", {_times(guard.waiting, 'request')} waiting for it" if guard.waiting else ""
+    return f"{words}{waiting}{'; new requests are refused' if guard.closed else ''}"
 
 
 def _times(count: int, what: str) -> str:

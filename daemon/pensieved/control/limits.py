@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pensieved.machine import available_memory, total_memory
 
 if TYPE_CHECKING:
-    from pensieved.settings.schema import ServerSettings
+    from pensieved.settings.schema import MemorySettings, ServerSettings
 
 BYTES_PER_REQUEST = 512 * 1024**2
 """KV cache and scratch that one request is expected to need."""
@@ -28,6 +28,11 @@ def max_concurrent(server: ServerSettings) -> int:
         return server.max_concurrent
     free = total_memory() - RESERVED
     return max(2, min(MOST, free // BYTES_PER_REQUEST))
+
+
+def safety_margin(memory: MemorySettings) -> int | None:
+    """Bytes that the engine leaves free; None: as many as suit its device, which it knows."""
+    return None if memory.safety_margin == "auto" else memory.safety_margin
 
 
 def fits_beside(weight_bytes: int) -> bool:

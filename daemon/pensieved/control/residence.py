@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pensieved.control.limits import max_concurrent
+from pensieved.control.limits import max_concurrent, safety_margin
 from pensieved.control.promptcache import prompt_cache_wish
 from pensieved.control.serving import ServingModel
 from pensieved.engine.supervisor import EngineConfig
@@ -103,6 +103,7 @@ class Resident:
                 max_concurrent=max_concurrent(self.settings.server),
                 trust_remote_code=self.settings.model.trust_remote_code,
                 prompt_cache=prompt_cache_wish(self.settings, self.prepared),
+                safety_margin=safety_margin(self.settings.memory),
             )
             return ServingModel(
                 name=manifest.name,

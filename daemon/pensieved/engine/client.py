@@ -33,6 +33,9 @@ from pensieved.errors import EngineError, PensievedError, RequestError, RequestE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+RETRY_SECONDS = 5
+"""After which it makes sense to ask again where the engine had too little memory: about what an answer takes."""
+
 
 class Chunk(msgspec.Struct, frozen=True):
     """What arrived since the last look; `finish` is set on the last chunk of a generation.
@@ -285,7 +288,9 @@ class EngineClient:
             generation = self._live.pop(refused.request, None)
             self._admit()
         if generation is not None:
-            generation.fail(RequestError(RequestErrorKind.INVALID, refused.message))
+            kind = RequestErrorKind.OVERLOADED if refused.overloaded else RequestErrorKind.INVALID
+            later = RETRY_SECONDS if refused.overloaded else None
+            generation.fail(RequestError(kind, refused.message, retry_after=later))
 
     def open(self) -> None:
         """Accept requests again."""

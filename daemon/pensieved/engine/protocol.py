@@ -65,7 +65,10 @@ class PromptCacheWish(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
-    """Load the model in folder `path` and warm it up; answered by `Loaded` or `Fault`."""
+    """Load the model in folder `path` and warm it up; answered by `Loaded` or `Fault`.
+
+    `safety_margin`: bytes of memory to be left to the rest of the machine; None leaves that to the engine.
+    """
 
     path: str
     max_concurrent: int
@@ -73,6 +76,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     device: str  # auto, cpu or gpu
     trust_remote_code: bool = False
     prompt_cache: PromptCacheWish = PromptCacheWish()
+    safety_margin: int | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
@@ -161,6 +165,26 @@ class PromptCacheStats(msgspec.Struct, frozen=True, array_like=True):
     disk: int = 0
 
 
+class MemoryStats(msgspec.Struct, frozen=True, array_like=True):
+    """What the memory guard sees. Sizes in bytes.
+
+    Attributes:
+        available: what could be taken, the margin included.
+        margin: what is left to the rest of the machine.
+        closed: new requests should not come now.
+        waiting: requests that wait for memory.
+        sheds: how often something was let go of for it, since the engine's start.
+        shed: what that came to.
+    """
+
+    available: int = 0
+    margin: int = 0
+    closed: bool = False
+    waiting: int = 0
+    sheds: int = 0
+    shed: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     """The loop turns. Sent about once a second, and at each step that produced nothing."""
 
@@ -168,6 +192,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     active_memory: int
     cache_memory: int
     prompt_cache: PromptCacheStats = PromptCacheStats()
+    memory: MemoryStats = MemoryStats()
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
@@ -193,10 +218,11 @@ class Recalled(msgspec.Struct, frozen=True, array_like=True, tag="recalled"):
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
-    """One request cannot be run; the engine is well."""
+    """One request cannot be run; the engine is well. `overloaded`: it may be later."""
 
     request: int
     message: str
+    overloaded: bool = False
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True, tag="fault"):

@@ -18,6 +18,7 @@ from pensieved.engine.brake import Brake
 from pensieved.engine.client import EngineClient
 from pensieved.engine.idle import Idleness
 from pensieved.engine.launch import EngineConfig, discard_kernels, environment
+from pensieved.engine.memorylog import tell
 from pensieved.engine.process import Ending, EngineProcess
 from pensieved.engine.protocol import (
     FromEngine,
@@ -120,6 +121,7 @@ class Engine:
         max_concurrent: int,
         trust_remote_code: bool = False,
         prompt_cache: PromptCacheWish = NO_PROMPT_CACHE,
+        safety_margin: int | None = None,
     ) -> LoadedModel:
         """Load a model and wait until it is ready. One that was loaded before goes, and its requests fail.
 
@@ -128,6 +130,7 @@ class Engine:
             max_concurrent: requests that decode together.
             trust_remote_code: allow the model's own Python code.
             prompt_cache: what to keep of prompts and answers.
+            safety_margin: bytes of memory to be left to the rest of the machine; None leaves that to the engine.
 
         Raises:
             UnsupportedModelError: this model can never be loaded.
@@ -140,6 +143,7 @@ class Engine:
             device=self._config.device,
             trust_remote_code=trust_remote_code,
             prompt_cache=prompt_cache,
+            safety_margin=safety_margin,
         )
         self.start()
         if self._wanted is not None:
@@ -188,6 +192,7 @@ class Engine:
             restarts=self._restarts,
             resumed=self.client.resumed,
             prompt_cache=heartbeat.prompt_cache,
+            memory=heartbeat.memory,
         )
 
     def _outcome(self, wanted: Load) -> LoadedModel:
@@ -308,6 +313,7 @@ class Engine:
                 life.productive = True
                 self.client.dispatch(frame)
             case Heartbeat():
+                tell(life.heartbeat.memory, frame.memory)
                 life.heartbeat = frame
                 self._doze(life)
             case Taken():

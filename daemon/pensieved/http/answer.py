@@ -160,7 +160,7 @@ class Answer:
         try:
             yield from self._stages()
         except RequestError as error:
-            yield self._failure(error.kind, error.what)
+            yield self._failure(error.kind, error.what, error.retry_after)
         except PensievedError as error:
             log.warning("answer failed", request_id=self._record.request_id, reason=str(error))
             yield self._failure(RequestErrorKind.INTERNAL, str(error))
@@ -294,11 +294,11 @@ class Answer:
             matched if reason is StopReason.STOP_SEQUENCE else None,
         )
 
-    def _failure(self, kind: RequestErrorKind, message: str) -> Failure:
+    def _failure(self, kind: RequestErrorKind, message: str, retry_after: float | None = None) -> Failure:
         self._over = True
         self._release()
         self._record.error = kind.value
-        return Failure(kind.value, message)
+        return Failure(kind.value, message, retry_after)
 
     def _idle(self) -> Idle:
         self._check()

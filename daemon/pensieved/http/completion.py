@@ -21,7 +21,7 @@ from pensieved.control.status import Phase
 from pensieved.engine.protocol import Sampling
 from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http.answer import Answer, Prompt
-from pensieved.http.readiness import not_ready, refusal
+from pensieved.http.readiness import no_memory, not_ready, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,6 +135,8 @@ class Completions:
             for place, request in enumerate(requests):
                 prompt = self.prepare(request, serving, known.get(id(request.conversation)))
                 prompts[place] = known[id(request.conversation)] = prompt
+        if (short := no_memory(self._daemon.engine_stats())) is not None:
+            raise short
         tickets = self.admission.enter_together(len(requests))
         return [
             Answer(

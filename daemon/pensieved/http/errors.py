@@ -14,6 +14,8 @@ from pensieved.http.record import record_of
 if TYPE_CHECKING:
     from typing import Any
 
+    from pensieved.chat.events import Failure
+
 log = structlog.get_logger()
 
 RETRY_ADVICE = "retry-after"
@@ -46,6 +48,11 @@ class EnvelopeOf(Protocol):
 def internal_error() -> RequestError:
     """What a client reads of our own bugs; the log has the rest."""
     return RequestError(RequestErrorKind.INTERNAL, "Internal error. The daemon's log says more.")
+
+
+def failed(failure: Failure) -> RequestError:
+    """The request error for an answer that ended in one."""
+    return RequestError(RequestErrorKind(failure.kind), failure.message, retry_after=failure.retry_after)
 
 
 def of_status(code: int, what: str) -> RequestError:

@@ -12,7 +12,7 @@ from pensieved import __version__
 from pensieved.control.status import Phase, Status
 from pensieved.http.errors import RETRY_ADVICE
 from pensieved.http.ledger import RATE_SECONDS
-from pensieved.http.readiness import retry_after, would_answer
+from pensieved.http.readiness import no_memory, retry_after, would_answer
 
 if TYPE_CHECKING:
     from pensieved.control.serving import ServingModel
@@ -84,11 +84,12 @@ class Ready:
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """503 carries Retry-After where waiting helps."""
         status = self._daemon.status.current
-        ready = self._daemon.serving is not None and would_answer(status)
+        short = no_memory(self._daemon.engine_stats())
+        ready = self._daemon.serving is not None and would_answer(status) and short is None
         resp.data = msgspec.json.encode({"ready": ready, "phase": status.phase})
         if not ready:
             resp.status = falcon.HTTP_503
-            seconds = retry_after(status)
+            seconds = short.retry_after if short else retry_after(status)
             if seconds is not None:
                 resp.set_header(RETRY_ADVICE, str(seconds))
 
@@ -162,10 +163,15 @@ class StatusReport:
             "first_token_p95": slow,
         }
 
-    def _memory(self) -> dict[str, int | None]:
-        """As the system counts it; what MLX counts is the engine's."""
-        vitals = self._sources.vitals
-        return {"daemon": vitals.resident, "engine": vitals.engine_resident}
+    def _memory(self) -> dict[str, Any]:
+        """As the system counts it; what MLX counts is the engine's. `guard` is what that sees of its device."""
+        vitals, stats = self._sources.vitals, self._daemon.engine_stats()
+        guard = stats.memory if stats is not None else None
+        return {
+            "daemon": vitals.resident,
+            "engine": vitals.engine_resident,
+            "guard": {name: getattr(guard, name) for name in guard.__struct_fields__} if guard else None,
+        }
 
     def _cache(self) -> dict[str, Any]:
         vitals = self._sources.vitals

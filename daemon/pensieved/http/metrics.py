@@ -138,6 +138,16 @@ def _prompt_cache(memory: str, disk: str) -> Callable[[Sources], Mapping[tuple[s
     return read
 
 
+def _guard(name: str) -> Callable[[Sources], float | None]:
+    """A number of the memory guard's, or None while there is no engine."""
+
+    def read(sources: Sources) -> float | None:
+        stats = sources.daemon.engine_stats()
+        return None if stats is None else float(getattr(stats.memory, name))
+
+    return read
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("pensieved_build", "info", "Versions of what this daemon is made of.", lambda _: build()),
     Metric("pensieved_model", "info", "The resident model; none while there is none.", _model),
@@ -237,6 +247,40 @@ METRICS: tuple[Metric, ...] = (
         "gauge",
         "The engine process' memory as the system counts it.",
         lambda s: s.vitals.engine_resident,
+        "bytes",
+    ),
+    Metric(
+        "pensieved_memory_available_bytes",
+        "gauge",
+        "Memory that the engine's device could still give, the safety margin included.",
+        _guard("available"),
+        "bytes",
+    ),
+    Metric(
+        "pensieved_memory_safety_margin_bytes",
+        "gauge",
+        "What of it is left to the rest of the machine.",
+        _guard("margin"),
+        "bytes",
+    ),
+    Metric(
+        "pensieved_memory_closed",
+        "gauge",
+        "1 while new requests are refused for lack of memory, else 0.",
+        _guard("closed"),
+    ),
+    Metric("pensieved_memory_requests_waiting", "gauge", "Requests in the engine that wait for memory.", _guard("waiting")),
+    Metric(
+        "pensieved_memory_sheds",
+        "counter",
+        "Times that the engine let go of caches because memory was short.",
+        _guard("sheds"),
+    ),
+    Metric(
+        "pensieved_memory_shed_bytes",
+        "counter",
+        "What it let go of, since the engine began.",
+        _guard("shed"),
         "bytes",
     ),
     Metric(

@@ -6,11 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from pensieved.control.status import SOON_READY, Phase, Status
+from pensieved.engine.client import RETRY_SECONDS
 from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http.admission import bounded_retry
 from pensieved.settings.units import format_duration, format_size
 
 if TYPE_CHECKING:
+    from pensieved.http.daemon import EngineStats
     from pensieved.models.progress import Progress
 
 _SERVING = frozenset({Phase.READY, Phase.DEGRADED})
@@ -53,6 +55,20 @@ def not_ready(status: Status) -> RequestError:
         RequestErrorKind.OVERLOADED,
         f"The model is not ready yet: {status.phase.value}{f' ({how_far})' if how_far else ''}.",
         retry_after=retry_after(status),
+    )
+
+
+def no_memory(engine: EngineStats | None) -> RequestError | None:
+    """Why there is too little memory for another request, or None where there is enough."""
+    if engine is None or not engine.memory.closed:
+        return None
+    memory = engine.memory
+    others = f" ({memory.waiting} in line for it)" if memory.waiting else ""
+    return RequestError(
+        RequestErrorKind.OVERLOADED,
+        f"There is too little memory for another request: {format_size(memory.available)} are available{others};"
+        f" {format_size(memory.margin)} are left to the rest of the machine (memory.safety_margin).",
+        retry_after=RETRY_SECONDS,
     )
 
 

@@ -10,7 +10,7 @@ import structlog
 from pensieved.chat.events import Failure, Idle
 from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http.answer import ClientGoneError
-from pensieved.http.errors import internal_error
+from pensieved.http.errors import failed, internal_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,7 +115,7 @@ class AnswerStream(Generic[E]):
         deadline = time.monotonic() + HOLD
         for event in self._answer:
             if isinstance(event, Failure):
-                raise RequestError(RequestErrorKind(event.kind), event.message)
+                raise failed(event)
             if not isinstance(event, Idle) or time.monotonic() > deadline:
                 return event
         raise AssertionError("an answer ends with Finish or Failure")
@@ -135,5 +135,5 @@ class AnswerStream(Generic[E]):
 
     def _encode(self, event: E) -> bytes:
         if isinstance(event, Failure):
-            return self._encoder.error(RequestError(RequestErrorKind(event.kind), event.message))
+            return self._encoder.error(failed(event))
         return self._encoder.encode(event, self._answer.prompt_usage)

@@ -61,6 +61,7 @@ EFFECTS: dict[str, Effect] = {
     "prompt_cache.disk": Effect.SWAP,
     "prompt_cache.ttl": Effect.SWAP,
     "prompt_cache.explain": Effect.LIVE,
+    "memory.safety_margin": Effect.SWAP,
     "engine.device": Effect.SWAP,
     "engine.prefill_chunk": Effect.SWAP,
     "engine.idle_unload": Effect.LIVE,

@@ -181,6 +181,15 @@ class PromptCacheSettings(Section):
     )
 
 
+class MemorySettings(Section):
+    """[memory]: what is left to the rest of the machine."""
+
+    safety_margin: AutoSize = Field(
+        "auto",
+        description="Memory left to the rest of the machine: for it caches go, then new requests are refused; auto is a sixteenth of the device's, from 512MiB to 2GiB.",
+    )
+
+
 class EngineSettings(Section):
     """[engine]: the process that runs the model."""
 
@@ -239,5 +248,6 @@ class Settings(Section):
     prompt: PromptSettings = Field(default_factory=PromptSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     prompt_cache: PromptCacheSettings = Field(default_factory=PromptCacheSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)

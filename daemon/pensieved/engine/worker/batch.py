@@ -12,11 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import msgspec
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from pensieved.engine.protocol import Output, Refused
+from pensieved.engine.protocol import MemoryStats, Output, Refused
 from pensieved.engine.worker.constraint import Constraints
 from pensieved.engine.worker.decode import Decoder
+from pensieved.engine.worker.memory.footprint import footprint_of
+from pensieved.engine.worker.memory.gate import Gate
 from pensieved.engine.worker.pace import Pace
 from pensieved.engine.worker.prefill import Group, Keeper, Prefill
 from pensieved.engine.worker.refusal import RefusedRequestError
@@ -35,12 +38,15 @@ if TYPE_CHECKING:
     from pensieved.engine.protocol import Submit
     from pensieved.engine.worker.constraint import Constraint
     from pensieved.engine.worker.grammar import Grammars
+    from pensieved.engine.worker.memory.guard import Guard
     from pensieved.engine.worker.shapes import Shapes
 
 COMPILE_PATIENCE = 0.05
 """Seconds to wait for a grammar where nothing else is to be done."""
 READ_PATIENCE = 0.05
 """The same for what is read from disk."""
+ROOM_PATIENCE = 0.05
+"""The same for memory."""
 STEPS_BETWEEN_CLEANINGS = 512
 """MLX keeps freed memory for arrays of the same size; sizes that were outgrown never come again."""
 
@@ -78,6 +84,7 @@ class Batch:
         self._stream = mx.new_stream(device)
         with mx.stream(self._stream):
             self._runner, shapes = runner_for(model, shapes or shapes_for(device))
+        self._model = model
         self._shapes = shapes
         self._max_concurrent = max_concurrent
         self._prefill_chunk = prefill_chunk
@@ -93,6 +100,8 @@ class Batch:
         self._constraints = Constraints(self._vocabulary)
         self._compiling: dict[int, tuple[Submit, Future[Constraint]]] = {}
         self._fetching: dict[int, tuple[Running, list[Future[Any]]]] = {}
+        self._submits: dict[int, Submit] = {}
+        self._gate: Gate | None = None
         self._refusals: list[Refused] = []
         self._further: Iterator[None] = iter(())
         self._steps = 0
@@ -108,6 +117,11 @@ class Batch:
             RefusedRequestError: it cannot be run.
         """
         self._check(submit)
+        if self._gate is not None:
+            self._gate.check(len(submit.prompt))
+        self._begin(submit)
+
+    def _begin(self, submit: Submit) -> None:
         if not submit.grammar:
             self._enter(submit)
         elif self._grammars is not None:
@@ -118,6 +132,7 @@ class Batch:
     def remove(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
         self._compiling.pop(request, None)
+        self._submits.pop(request, None)
         self._constraints.remove(request)
         self._fetching.pop(request, None)
         row = self._rows.pop(request, None)
@@ -128,6 +143,22 @@ class Batch:
         if row is not None and not self._rows:  # nothing will step: give the memory back now
             with mx.stream(self._stream):
                 self._settle()
+
+    def guard(self, guard: Guard) -> None:
+        """Let requests begin as memory allows, from now on."""
+        with mx.stream(self._stream):
+            self._gate = Gate(guard, footprint_of(self._model, self._runner, self._shapes))
+
+    @property
+    def memory(self) -> MemoryStats:
+        """What the guard says."""
+        return self._gate.stats if self._gate is not None else MemoryStats()
+
+    def watch(self) -> None:
+        """Have the guard look how the memory is; cheap, to be called at each turn."""
+        late = self._gate.look() if self._gate is not None else None
+        if late is not None:
+            self._put_back(late)
 
     def meet_shapes(self) -> None:
         """Run what a first wave of requests will need, while there are none."""
@@ -146,6 +177,8 @@ class Batch:
 
     def meet_more(self) -> bool:
         """Use a moment without requests to run one of the rarer shapes; whether there was one."""
+        if self.memory.closed:
+            return False
         with mx.stream(self._stream):
             return not self._rows and next(self._further, self) is None
 
@@ -153,6 +186,7 @@ class Batch:
         """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
         self._admit_compiled()
         self._admit_fetched()
+        self._admit_held()
         if not self._rows:
             return ()
         with mx.stream(self._stream):
@@ -251,7 +285,7 @@ class Batch:
         row = Running(
             submit.request,
             submit.prompt,
-            submit.max_tokens,
+            self._bounded(submit),
             frozenset(submit.stop_tokens),
             sampler,
             tuple(processors),
@@ -261,15 +295,42 @@ class Batch:
         if not self._rows:
             self._pace.rest()
         self._rows[submit.request] = row
+        self._submits[submit.request] = submit
         reading = self._keeper.fetch(row) if self._keeper is not None else []
         if reading:
             self._fetching[submit.request] = (row, reading)
         else:
+            self._queue(row)
+
+    def _bounded(self, submit: Submit) -> int:
+        """Tokens after which its answer ends: where memory does, if that is earlier than what was asked for."""
+        if self._gate is None:
+            return submit.max_tokens
+        return self._gate.bounded(len(submit.prompt), submit.max_tokens)
+
+    def _queue(self, row: Running) -> None:
+        """Let a row that is complete wait for its turn."""
+        if self._gate is not None:
+            self._gate.add(row)
+        else:
             self._prefill.add(row)
 
-    def _refuse(self, request: int, message: str) -> None:
+    def _put_back(self, row: Running) -> None:
+        """Let a request that runs wait for memory again, and go on later from the tokens that it has."""
+        submit, count = self._submits[row.request], len(row.answer)
+        self.remove(row.request)
+        self._begin(
+            msgspec.structs.replace(
+                submit,
+                prompt=(*submit.prompt, *row.answer),
+                max_tokens=submit.max_tokens - count,
+                position=submit.position + count,
+            )
+        )
+
+    def _refuse(self, request: int, message: str, *, overloaded: bool = False) -> None:
         self.remove(request)
-        self._refusals.append(Refused(request, message))
+        self._refusals.append(Refused(request, message, overloaded))
 
     def _admit_compiled(self) -> None:
         """Let those in whose grammar is ready; where nobody decodes, wait a moment for one."""
@@ -295,7 +356,19 @@ class Batch:
         for request, (row, futures) in list(self._fetching.items()):
             if all(future.done() for future in futures):
                 del self._fetching[request]
-                self._prefill.add(row)
+                self._queue(row)
+
+    def _admit_held(self) -> None:
+        """Let those wait for their prefill for whom there is memory; where nobody else is left, wait a moment for it."""
+        if self._gate is None:
+            return
+        for row in self._gate.admitted():
+            self._prefill.add(row)
+        given_up = self._gate.given_up()
+        if given_up is not None:
+            self._refuse(given_up[0].request, given_up[1], overloaded=True)
+        elif self._gate.only_waiting:
+            time.sleep(ROOM_PATIENCE)
 
     def _check(self, submit: Submit) -> None:
         if not submit.prompt:

@@ -33,6 +33,8 @@ from pensieved.engine.protocol import (
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.grammar import Grammars
 from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, warm_up, weight_bytes
+from pensieved.engine.worker.memory.device import bound_reuse, device_memory
+from pensieved.engine.worker.memory.guard import Guard
 from pensieved.engine.worker.prompt_cache.build import prompt_cache
 from pensieved.engine.worker.prompt_cache.forms import is_plain
 from pensieved.engine.worker.refusal import RefusedRequestError
@@ -72,6 +74,7 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None]:
     loaded = time.perf_counter()
     link.send(Warming())
     weights = weight_bytes(model)
+    bound_reuse(weights)
     cuts = is_plain(model)
     keeper = prompt_cache(load.prompt_cache, device, weights, cuts=cuts, report=link.send)
     batch = Batch(
@@ -85,6 +88,7 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None]:
     warm_up(batch, device, prefill_chunk=load.prefill_chunk)
     if keeper is not None:
         keeper.open()
+    batch.guard(Guard(device_memory(device), load.safety_margin, keeper))
     warm = time.perf_counter()
     link.send(Loaded(weights, loaded - started, warm - loaded, cuts=cuts))
     return batch, keeper
@@ -92,21 +96,23 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None]:
 
 def _serve(link: Link, batch: Batch, keeper: PromptCache | None) -> NoReturn:
     beaten = 0.0
+    closed = False
     while True:
         patience = 0.0 if len(batch) or batch.meet_more() else HEARTBEAT
         while (frame := link.receive(patience)) is not None:
             _apply(link, batch, frame)
             patience = 0.0
+        batch.watch()
         outputs = batch.step() if len(batch) else ()
         if outputs:
             link.send(Step(outputs))
         for refused in batch.take_refusals():
             link.send(refused)
-        now = time.monotonic()
-        if not outputs or now - beaten >= HEARTBEAT:
+        now, memory = time.monotonic(), batch.memory
+        if not outputs or now - beaten >= HEARTBEAT or memory.closed != closed:
             kept = keeper.stats if keeper is not None else PromptCacheStats()
-            link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory(), kept))
-            beaten = now
+            link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory(), kept, memory))
+            beaten, closed = now, memory.closed
 
 
 def _apply(link: Link, batch: Batch, frame: Submit | Cancel | Load) -> None:

@@ -16,7 +16,6 @@ from pensieved.chat.events import (
     ToolArgumentsDelta,
     ToolCallStart,
 )
-from pensieved.errors import RequestError, RequestErrorKind
 from pensieved.http.anthropic.shape import (
     STOP_REASONS,
     Block,
@@ -28,6 +27,7 @@ from pensieved.http.anthropic.shape import (
     message_usage,
     tool_id,
 )
+from pensieved.http.errors import failed
 from pensieved.http.record import new_id
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class MessageBuilder:
             case ToolArgumentsDelta():
                 self._pieces.append(event.json)
             case Failure():
-                raise RequestError(RequestErrorKind(event.kind), event.message)
+                raise failed(event)
             case Finish():
                 self._close()
                 return self._message(event)

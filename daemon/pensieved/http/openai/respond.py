@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import falcon
 
 from pensieved.chat.events import Failure, Idle
-from pensieved.errors import RequestError, RequestErrorKind
+from pensieved.http.errors import failed
 from pensieved.http.stream import AnswerStream, StreamEncoder, send_stream
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def respond_whole(resp: falcon.Response, choices: Choices, builder: Builder) -> 
     try:
         for event in choices:
             if isinstance(event, Failure):
-                raise RequestError(RequestErrorKind(event.kind), event.message)
+                raise failed(event)
             if not isinstance(event, Idle):
                 builder.add(event)
         resp.data = builder.result()

@@ -48,6 +48,7 @@ class PromptCache:
         self._report = report
         self._disk = disk
         self._known: Spans | Wholes = Spans() if plain else Wholes()
+        self._most = budget
         self._memory = Memory(budget, self._forget)
         self._reading: dict[Entry, Future[Read | None]] = {}
 
@@ -61,6 +62,16 @@ class PromptCache:
         """What is held."""
         disk = self._disk.usage if self._disk else (0, 0)
         return PromptCacheStats(len(self._memory), self._memory.used, *disk)
+
+    @property
+    def used(self) -> int:
+        """Bytes of memory that it holds."""
+        return self._memory.used
+
+    def bound(self, budget: int) -> None:
+        """Hold no more than `budget` bytes of memory from now on, and never more than it was made for."""
+        self._memory.budget = min(self._most, budget)
+        self.shed(self._memory.budget)
 
     def shed(self, budget: int) -> int:
         """Let go of memory until no more than `budget` bytes are held; returns what was freed."""

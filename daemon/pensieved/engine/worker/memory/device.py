@@ -1,0 +1,112 @@
+"""What the device has to give: asked of the system, since whoever else uses the machine counts too.
+
+On Metal and on a CPU model and system share one memory. A CUDA device has its own, and MLX asks the driver for it: by
+NVML at every call or, where that library is missing, once and never again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import mlx.core as mx
+
+from pensieved import machine
+from pensieved.machine import Pressure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Facts = Mapping[str, str | int]
+
+LEAST_REUSED, MOST_REUSED = 128 * 1024**2, 1024**3
+SHARE_REUSED = 16
+"""MLX may keep this part of the weights' size in freed buffers: a pass needs its scratch again and again, and that grows
+with the model; caches of requests that ended are larger, of sizes that seldom come again, and others need them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A moment: bytes that could be taken, MLX's own freed buffers not counted, and what the system says of it."""
+
+    available: int
+    pressure: Pressure = Pressure.NORMAL
+
+
+class Device(Protocol):
+    """The memory that models and requests lie in."""
+
+    @property
+    def total(self) -> int:
+        """Bytes that it has for us at the most."""
+
+    def read(self) -> Reading:
+        """How it is now."""
+
+
+class Host:
+    """Memory shared with the system.
+
+    Args:
+        most: bytes that may be in use at once, where the device says so (Metal's working set).
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+        self.total = min(machine.total_memory(), most or machine.total_memory())
+
+    def read(self) -> Reading:
+        """See `Device`."""
+        available = machine.available_memory()
+        if self._most is not None:
+            available = min(available, self._most - in_use())
+        return Reading(max(0, available), machine.pressure())
+
+
+class Cuda:
+    """A CUDA device's own memory.
+
+    Args:
+        facts: asks MLX for the device's facts.
+        used: bytes that MLX holds.
+    """
+
+    def __init__(self, facts: Callable[[], Facts], used: Callable[[], int]) -> None:
+        self._facts = facts
+        self._used = used
+        self._first = self._free()
+        self._at_first = used()
+        self.total = int(facts()["total_memory"])
+
+    def read(self) -> Reading:
+        """See `Device`. A number that has stayed while we took memory is the old one."""
+        free = self._free()
+        if free == self._first:
+            free -= self._used() - self._at_first
+        return Reading(max(0, min(free, self.total)))
+
+    def _free(self) -> int:
+        return int(self._facts()["free_memory"])
+
+
+def in_use() -> int:
+    """Bytes that MLX holds, freed buffers included."""
+    return mx.get_active_memory() + mx.get_cache_memory()
+
+
+def device_memory(device: mx.Device) -> Device:
+    """The memory of `device`."""
+    if device.type == mx.DeviceType.cpu:
+        return Host()
+    facts = mx.device_info(device)
+    if "free_memory" in facts:
+        return Cuda(lambda: mx.device_info(device), in_use)
+    return Host(int(facts.get("max_recommended_working_set_size") or 0) or None)
+
+
+def bound_reuse(weights: int) -> None:
+    """Bound what MLX keeps in freed buffers, beside weights of so many bytes; a lower bound of its own stays."""
+    limit = max(LEAST_REUSED, min(MOST_REUSED, weights // SHARE_REUSED))
+    before = mx.set_cache_limit(limit)
+    if before < limit:
+        mx.set_cache_limit(before)
