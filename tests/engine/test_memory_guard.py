@@ -226,15 +226,21 @@ def test_reuse_is_bounded_and_a_lower_bound_stays():
 
 def test_the_log_says_each_change_once_with_its_bytes():
     states = [
-        MemoryStats(100, 10),
-        MemoryStats(5, 10, sheds=2, shed=30),
-        MemoryStats(4, 10, closed=True, waiting=3, sheds=2, shed=30),
-        MemoryStats(4, 10, closed=True, waiting=3, sheds=2, shed=30),
-        MemoryStats(50, 10, sheds=2, shed=30),
+        MemoryStats(1000, 160),
+        MemoryStats(50, 160, sheds=2, shed=30),
+        MemoryStats(40, 160, closed=True, waiting=3, sheds=2, shed=30),
+        MemoryStats(40, 160, closed=True, waiting=3, sheds=3, shed=39),
+        MemoryStats(500, 160, sheds=3, shed=39),
     ]
     with capture_logs() as logs:
         for before, now in itertools.pairwise(states):
             tell(before, now)
-    assert [line["event"] for line in logs] == ["memory.shed", "memory.closed", "memory.opened"]
-    assert logs[0]["freed"] == 30
-    assert (logs[1]["available"], logs[1]["safety_margin"], logs[1]["waiting"]) == (4, 10, 3)
+    assert [line["event"] for line in logs] == [
+        "memory.shed",
+        "memory.closed",
+        "memory.shed",
+        "memory.opened",
+    ]
+    assert [line["log_level"] for line in logs] == ["info", "warning", "debug", "info"]
+    assert [line["freed"] for line in logs if line["event"] == "memory.shed"] == [30, 9]
+    assert (logs[1]["available"], logs[1]["safety_margin"], logs[1]["waiting"]) == (40, 160, 3)

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+LITTLE = 16
+"""Below this part of the margin it is a pass's scratch, which comes again every second as long as memory is short."""
+
 
 def tell(before: MemoryStats, now: MemoryStats) -> None:
     """Say what changed from one heartbeat to the next. Sizes in bytes."""
     if now.sheds > before.sheds:
-        log.info(
-            "memory.shed", freed=now.shed - before.shed, available=now.available, safety_margin=now.margin
-        )
+        freed = now.shed - before.shed
+        say = log.info if freed * LITTLE >= now.margin else log.debug
+        say("memory.shed", freed=freed, available=now.available, safety_margin=now.margin)
     if now.closed and not before.closed:
         log.warning(
             "memory.closed",
