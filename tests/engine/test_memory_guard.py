@@ -153,6 +153,14 @@ def test_room_is_what_is_left_when_all_that_run_have_got_theirs():
     assert not scene.guard.has_room(GIB, 2 * GIB + (1 << 25), busy=True, shed=False)
 
 
+def test_what_a_request_is_reserved_is_no_longer_the_prompt_caches():
+    scene = Scene(MARGIN + 3 * GIB)
+    scene.look()
+    assert scene.kept.budget == pytest.approx(3 * GIB, abs=1 << 25)
+    assert scene.guard.has_room(2 * GIB, 0, busy=False, shed=False)
+    assert scene.kept.budget == pytest.approx(GIB, abs=1 << 25)
+
+
 def test_the_prompt_cache_makes_room_where_that_is_enough_and_is_not_emptied_in_vain():
     scene = Scene(MARGIN + GIB, kept=2 * GIB)
     scene.look()
