@@ -86,8 +86,11 @@ class Resident:
         self.settings = settings
         self.target = Target.of(settings)
 
-    def load(self) -> ServingModel:
+    def load(self, *, warm: bool) -> ServingModel:
         """Bring weights and tokenizer into memory, side by side; returns what answers from them.
+
+        Args:
+            warm: wait until the engine has compiled what it will need, too. Without, it does so between requests.
 
         Raises:
             UnsupportedModelError: this model can never be loaded.
@@ -104,6 +107,8 @@ class Resident:
                 trust_remote_code=self.settings.model.trust_remote_code,
                 prompt_cache=prompt_cache_wish(self.settings, self.prepared),
             )
+            if warm:
+                self.engine.wait_warm()
             return ServingModel(
                 name=manifest.name,
                 aliases=self.settings.model.aliases,
