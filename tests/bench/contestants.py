@@ -79,6 +79,7 @@ class Contestant:
         blas: whether OpenBLAS is preloaded; the daemon does that itself, for its engine.
         model: what it calls the model it serves.
         dialects: that it is measured in.
+        ready: path that answers 200 when nothing is left to compile; empty: it says so nowhere.
         levels: the only concurrencies it is measured at; empty: all.
         program: the executable, for peers.
         packages: distributions whose versions matter, in that program's environment.
@@ -90,6 +91,7 @@ class Contestant:
     blas: bool = True
     model: str = "default_model"
     dialects: tuple[str, ...] = ("openai",)
+    ready: str = ""
     levels: tuple[int, ...] = ()
     program: str = ""
     packages: tuple[str, ...] = field(default=())
@@ -154,7 +156,12 @@ def _llama_server(setup: Setup, port: int) -> list[str]:
 ALL = (
     Contestant(name="ceiling", command=_ceiling),
     Contestant(
-        name="daemon", command=_daemon, chooses_port=True, blas=False, dialects=("openai", "anthropic")
+        name="daemon",
+        command=_daemon,
+        chooses_port=True,
+        blas=False,
+        dialects=("openai", "anthropic"),
+        ready="/ready",
     ),
     Contestant(name="mlx_lm.server", command=_mlx_lm),
     Contestant(name="stock", command=_mlx_lm, blas=False, levels=(1, 8)),

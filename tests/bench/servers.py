@@ -44,8 +44,10 @@ class Server:
         return Target(self.port, self.contestant.model, DIALECTS[dialect])
 
     async def begin(self, seed: str) -> None:
-        """Returns when it has answered; `started` says how long that and its port took."""
+        """Returns when it has answered and is ready; `started` says how long that and its port took."""
         await first_answer(self, seed)
+        if self.contestant.ready:
+            await until_ready(self)
 
     async def level(
         self, seed: str, *, concurrency: int, requests: int, tokens: int, dialect: str = "openai"
@@ -128,6 +130,14 @@ async def first_answer(server: Server, seed: str) -> None:
         await asyncio.sleep(_LOOK_SECONDS)
     token = sent + (answer.ttft if answer.ttft is not None else answer.seconds)
     server.started = {"port_up": rounded(up), "first_token": rounded(token)}
+
+
+async def until_ready(server: Server) -> None:
+    """Waits for the contestant's own word that nothing is left to compile."""
+    while await fetch(server.port, server.contestant.ready) != 200:
+        server.child.check()
+        await asyncio.sleep(_LOOK_SECONDS)
+    server.started["ready"] = rounded(time.perf_counter() - server.child.begun)
 
 
 async def port_up(server: Server) -> None:

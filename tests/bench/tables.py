@@ -158,7 +158,9 @@ def starts(result: Result) -> str:
     for name in result.contestants("start"):
         found = list(result.of("start", contestant=name))
         loaded = list(result.of("level", contestant=name))
-        port_up, first = (middle(each.get(key) for each in found) for key in ("port_up", "first_token"))
+        port_up, first, ready = (
+            middle(each.get(key) for each in found) for key in ("port_up", "first_token", "ready")
+        )
         peak = max((memory_of(each) or 0 for each in loaded), default=None)
         gpu = middle(each.get("gpu_memory") for each in found)
         rows.append(
@@ -166,6 +168,7 @@ def starts(result: Result) -> str:
                 name,
                 number(port_up, digits=2),
                 number(first, digits=2),
+                number(ready, digits=2),
                 mib(middle(map(memory_of, found))),
                 mib(peak),
                 mib(gpu),
@@ -175,6 +178,7 @@ def starts(result: Result) -> str:
         "",
         "port up, s",
         "first token, s",
+        "ready, s",
         "memory, MiB",
         "largest after a level, MiB",
         "more GPU memory, MiB",

@@ -107,7 +107,7 @@ def test_the_page_has_the_figures_and_what_was_written_by_hand(small, tmp_path):
     assert "| daemon / ceiling, 8 concurrent | 1.09 (1.08 to 1.10) |" in page
     assert "| 8 | 75.0 | 82.0 | 80.0 |" in page
     assert "| 8 | 12.3 / 250 | 12.3 / 250 | 12.3 / 250 |" in page
-    assert "| daemon | 0.50 | 2.50 | 800 | 800 | - |" in page
+    assert "| daemon | 0.50 | 2.50 | - | 800 | 800 | - |" in page
     assert "llama-server: not measured, not installed" in page
     assert "at most 2.1% of one core" in page
 

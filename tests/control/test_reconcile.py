@@ -16,7 +16,7 @@ from pensieved.control.reconcile import Reconciler
 from pensieved.control.status import Phase, StatusBoard
 from pensieved.control.succession import Succession
 from pensieved.engine.protocol import Sampling
-from pensieved.engine.supervisor import Engine
+from pensieved.engine.supervisor import Engine, EngineState
 from pensieved.settings import load_settings
 from support.engines import CRASH, PERMANENT, Script, engine_config
 from support.front import wait_until
@@ -69,9 +69,12 @@ class World:
     def settings(self, url, **sections):
         return load_settings({"model": {"url": str(url)}, "cache": {"dir": self.cache}} | sections)
 
-    def start(self, url, **sections):
+    def begin(self, url, **sections):
         self.reconciler = Reconciler(self.settings(url, **sections), self.succession)
         self.reconciler.start()
+
+    def start(self, url, **sections):
+        self.begin(url, **sections)
         return self.settle()
 
     def want(self, url, **sections):
@@ -135,6 +138,35 @@ def test_a_model_becomes_ready_through_the_phases(world, models):
     assert w.serving.answers_to("claude-something")
     assert not w.serving.answers_to("something-else")
     assert len(drain(w.ask())) == 5
+
+
+def test_requests_are_answered_while_the_engine_still_compiles(world, models, tmp_path):
+    world = world()
+    gate = tmp_path / "warm"
+    world.scripts = [Script(warm_file=str(gate))]
+    world.begin(models[0])
+    wait_until(lambda: world.serving and world.reconciler.settled, 120)
+    assert len(drain(world.ask())) == 5
+    assert world.board.current.phase is Phase.WARMING
+    world.want(models[0])  # a reload in between changes nothing of that
+    wait_until(lambda: world.reconciler.settled)
+    assert world.board.current.phase is Phase.WARMING
+    gate.touch()
+    world.settle(Phase.READY)
+
+
+def test_a_new_model_takes_over_when_nothing_is_left_to_compile(world, models, tmp_path):
+    world = world()
+    gate = tmp_path / "warm"
+    world.scripts = [Script(), Script(warm_file=str(gate))]
+    world.start(models[0])
+    world.want(models[1])
+    wait_until(lambda: ("other", Phase.WARMING) in world.upcoming, 120)
+    wait_until(lambda: len(world.made) == 2 and world.made[1].stats.state is EngineState.WARMING)
+    assert world.serving.name == "tiny"
+    assert len(drain(world.ask())) == 5
+    gate.touch()
+    world.settle(Phase.READY, "other")
 
 
 def test_an_unsupported_architecture_waits_for_a_change(world, models, tmp_path):

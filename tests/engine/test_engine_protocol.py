@@ -17,6 +17,7 @@ from pensieved.engine.protocol import (
     Step,
     Submit,
     Taken,
+    Warm,
     Warming,
     decode_from_engine,
     decode_to_engine,
@@ -44,7 +45,8 @@ outputs = st.builds(Output, ids, id_lists, st.none() | st.sampled_from(FinishRea
 from_engine = st.one_of(
     st.builds(Hello, ids, st.text(), st.text(), st.text()),
     st.just(Warming()),
-    st.builds(Loaded, ids, numbers, numbers),
+    st.builds(Loaded, ids, numbers, st.booleans()),
+    st.builds(Warm, numbers),
     st.builds(Step, st.lists(outputs, max_size=8).map(tuple)),
     st.builds(Heartbeat, ids, ids, ids, memory=st.builds(MemoryStats, ids, ids, st.booleans(), ids)),
     st.builds(Taken, ids),

@@ -25,7 +25,7 @@ from support.constrained import collect, submit, validate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-COUNT = int(os.environ.get("PENSIEVED_TEST_SCHEMAS", "48"))
+COUNT = int(os.environ.get("PENSIEVED_TEST_SCHEMAS", "16"))
 TOGETHER = 8
 REFUSALS = ("Unsatisfiable schema", "oneOf constraints are not supported")
 

@@ -4,6 +4,7 @@ import mlx.core as mx
 import pytest
 
 from pensieved.engine.protocol import FinishReason, Sampling, Submit
+from pensieved.engine.worker import warming
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.memory import gate
 from pensieved.engine.worker.memory.guard import INTERVAL, Guard
@@ -40,7 +41,6 @@ class Scene:
         self.keeper = None
         if keeps:
             self.keeper = PromptCache(plain=True, policy=CPU, budget=keeps, report=lambda _: None)
-            self.keeper.open()
         self.batch = Batch(model, DEVICE, max_concurrent=8, prefill_chunk=64, keeper=self.keeper)
         mx.clear_cache()
         self.machine = SmallMachine(total)
@@ -206,10 +206,21 @@ def test_it_opens_by_itself_while_nothing_runs(model):
     scene.machine.others = scene.machine.total
     scene.turns(11)
     assert scene.batch.memory.closed
-    assert not scene.batch.meet_more()
     scene.machine.others = 0
     scene.turns(11)
     assert not scene.batch.memory.closed
+
+
+def test_a_warm_up_waits_for_nobodys_memory(model):
+    scene = Scene(model, MARGIN + 2 * row(192))
+    scene.machine.others = scene.machine.total
+    scene.turns(11)
+    assert scene.batch.memory.closed
+    with scene.batch.unremembered():
+        warming.sample(scene.batch, Sampling(), tokens=2)
+    assert not len(scene.batch)
+    assert not scene.batch.take_refusals()
+    assert scene.batch.memory.closed
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, seed=5)])

@@ -100,7 +100,7 @@ def test_doubled_rows_and_padded_prompts_count(wide):
 
 @pytest.mark.parametrize("room", [1, 63, 64, 100, 10_000, 123_456])
 def test_what_fits_is_the_longest_that_does(room):
-    known = Footprint([Layer(1, 0, None)], EXACT.capacity, EXACT.prompt_capacity, EXACT.rows)
+    known = Footprint([Layer(1, 0, None)], EXACT.capacity, EXACT.capacity, EXACT.rows)
     fits = known.fitting(room)
     assert known.row(fits) <= room or fits == 0
     assert known.row(fits + 1) > room

@@ -3,9 +3,7 @@
 import pytest
 
 from pensieved.engine.worker.pace import PATIENCE, SMALLEST, Pace
-from pensieved.engine.worker.shapes import CHUNKS, Shapes
-
-PADDED = Shapes(doubling=True, padded=True)
+from pensieved.engine.worker.shapes import CHUNKS, CPU, CUDA
 
 
 def drive(pace, plain, each, *, fixed=0.0, steps=60, rows=8, noise=None):
@@ -57,32 +55,29 @@ def test_steps_of_changing_rows_teach_nothing():
 
 def test_capacity_wastes_little():
     for tokens in range(1, 20000, 7):
-        capacity = Shapes().capacity(tokens)
+        capacity = CPU.capacity(tokens)
         assert tokens <= capacity < tokens + max(64, tokens / 15)
 
 
 def test_padded_chunks_have_few_lengths_and_fit_their_room():
     for total in (*range(1, 700), 1000, 2047, 2049, 3000, 5000, 9001):
         for room in (16, 100, 512, 2048):
-            done = cached = 7 if room == 100 and total > 7 else 0
-            passes = 0
+            done = passes = 0
             while done < total:
-                taken = PADDED.take(total - done, room, done)
+                taken = CUDA.take(total - done, room)
                 assert 0 < taken <= total - done
-                length = PADDED.chunk(taken)
+                length = CUDA.chunk(taken)
                 assert length in CHUNKS
                 assert length <= max(room, CHUNKS[0]) or room not in CHUNKS
-                assert PADDED.reach(done + length) <= PADDED.prompt_capacity(total)
                 done += taken
                 passes += 1
-            assert passes <= 4 + (total - cached) // 16
+            assert passes <= 4 + total // 16
 
 
 def test_exact_chunks_take_what_there_is():
-    shapes = Shapes()
-    assert shapes.take(100, 30, 7) == 30
-    assert shapes.take(7, 30) == 7
-    assert shapes.take(7, 0) == 1
-    assert shapes.rows(5) == shapes.group(5) == 5
-    assert PADDED.rows(5) == 8
-    assert PADDED.group(5) == 4
+    assert CPU.take(100, 30) == 30
+    assert CPU.take(7, 30) == 7
+    assert CPU.take(7, 0) == 1
+    assert CPU.rows(5) == CPU.group(5) == 5
+    assert CUDA.rows(5) == 8
+    assert CUDA.group(5) == 4

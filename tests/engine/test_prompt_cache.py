@@ -186,7 +186,7 @@ def test_short_prompts_are_no_business_of_the_cache_on_a_gpu(plain):
 
 def test_before_it_is_open_it_remembers_nothing(plain):
     machine = Machine(plain)
-    machine.keeper.keeps_answers = False
+    machine.keeper.is_open = False
     machine.ask(text(90, 1))
     assert machine.keeper.stats.entries == 0
     assert machine.recalled == []

@@ -12,13 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pensieved.engine.worker.prompt_cache.policy import Policy
-from pensieved.engine.worker.shapes import Shapes
+from pensieved.engine.worker.shapes import CUDA
 from support.batches import VOCABULARY, Machine, plain_model, sliding_model, state_space_model
 
 pytestmark = pytest.mark.slow
 
 SMALL = Policy(taken=3, kept=3, lasting=3, stopped=12, fetched=6, waste=8, filed=16, refiled=6)
-PADDED = Shapes(compiled=True, doubling=True, padded=True, slack=32, idle_chunks=4)  # as on CUDA
 MODELS = {
     "plain": plain_model,
     "padded": plain_model,
@@ -81,7 +80,7 @@ class World:
             quota=400_000,
             policy=SMALL,
             chunk=16,
-            shapes=PADDED if self.name == "padded" else None,
+            shapes=CUDA if self.name == "padded" else None,
         )
 
     def ask(self, questions):

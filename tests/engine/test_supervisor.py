@@ -38,6 +38,7 @@ def running(folder, script=None, *, load=True, **settings):
         engine.start()
         if load:
             engine.load(ELSEWHERE, max_concurrent=8)
+            engine.wait_warm()
         yield engine
     finally:
         engine.stop(5)

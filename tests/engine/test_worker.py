@@ -303,6 +303,7 @@ def test_a_model_that_cannot_be_loaded_is_a_permanent_error(loader, tmp_path, da
 
 def test_after_a_model_that_could_not_be_loaded_another_one_can(loader, model):
     assert loader.load(model, max_concurrent=2).weight_bytes > 0
+    loader.wait_warm()
     assert loader.stats.state is EngineState.READY
 
 

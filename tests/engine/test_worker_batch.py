@@ -1,6 +1,8 @@
 """The batch itself, in this process, on tiny random models: the same greedy tokens as mlx-lm's own generator."""
 
 import random
+from dataclasses import replace
+from itertools import chain
 
 import mlx.core as mx
 import pytest
@@ -12,15 +14,12 @@ from pensieved.engine.worker import warming
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.flat import Flat
 from pensieved.engine.worker.library import Library
-from pensieved.engine.worker.shapes import Shapes
+from pensieved.engine.worker.shapes import CPU, CUDA, METAL
 from support.architectures import OTHERS, PLAIN, VOCABULARY, model_of
 
 LENGTHS = (1, 5, 40, 90, 17, 40, 200, 3)
 TOKENS = 24
-EXACT = Shapes()
-PADDED = Shapes(doubling=True, padded=True, slack=32, idle_chunks=4)
-COMPILED = Shapes(compiled=True, doubling=True, padded=True, slack=32, idle_chunks=4)
-POLICIES = {"exact": EXACT, "padded": PADDED, "compiled": COMPILED}
+POLICIES = {"exact": CPU, "metal": METAL, "padded": replace(CUDA, apart=False, compiled=False), "cuda": CUDA}
 
 
 def prompts(lengths, seed=0):
@@ -42,7 +41,7 @@ def expected(model, wanted, tokens):
     return [answers[each] for each in ids]
 
 
-def batch_of(model, policy=EXACT, **settings):
+def batch_of(model, policy=CPU, **settings):
     settings = {"max_concurrent": 8, "prefill_chunk": 32, **settings}
     return Batch(model, mx.default_device(), shapes=policy, **settings)
 
@@ -82,7 +81,7 @@ def test_plain_caches_run_flat_and_answer_as_mlx_lm(kind, policy):
     assert answer(batch, wanted) == expected(model, wanted, TOKENS)
 
 
-@pytest.mark.parametrize("policy", ["exact", "compiled"])
+@pytest.mark.parametrize("policy", ["exact", "cuda"])
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_caches_run_in_mlx_lms_own_batches(kind, policy):
     model = model_of(kind)
@@ -134,7 +133,7 @@ def test_a_long_row_does_not_stretch_the_short_ones(llama, policy):
         for output in batch.step():
             answers.setdefault(output.request, []).extend(output.tokens)
         shelves.add(tuple(sorted(shelf.cells.capacity for shelf in batch._runner._shelves)))
-    assert any(len(each) == 2 and each[0] <= 128 and each[1] > 2000 for each in shelves)
+    assert any(len(each) == 2 and each[0] <= 256 and each[1] > 2000 for each in shelves)
     (long,), short = expected(llama, wanted[:1], 100), expected(llama, wanted[1:], 40)
     assert [answers[number] for number in range(4)] == [long, *short]
 
@@ -208,7 +207,7 @@ def test_everyone_has_a_sampler_of_their_own(llama, policy):
 class Everything:
     """A prompt cache that keeps whatever it is shown, by its tokens."""
 
-    keeps_answers = True
+    is_open = True
 
     def __init__(self, at=()):
         self.at = at
@@ -272,8 +271,7 @@ def warmed(monkeypatch, model, policy, concurrent):
     monkeypatch.setattr(warming, "SOON", 128)
     monkeypatch.setattr(warming, "LATER", 512)
     batch = batch_of(model, policy, max_concurrent=concurrent)
-    batch.meet_shapes()
-    while batch.meet_more():
+    for _ in chain(batch.first_passes(), batch.further_passes()):
         pass
     return batch
 
@@ -303,18 +301,51 @@ def test_after_the_warm_up_no_step_meets_a_new_prompt_shape(monkeypatch, llama):
         return shapes, arrays
 
     monkeypatch.setattr(Flat, "_chunks", spy)
-    batch = warmed(monkeypatch, llama, PADDED, 4)
+    batch = warmed(monkeypatch, llama, CUDA, 4)
     known = set(seen)
     answer(batch, prompts([3, 17, 60, 130, 400, 33, 31, 29, 250]))
     assert seen == known
 
 
-def test_shapes_are_met_only_while_nobody_is_there(monkeypatch, llama):
-    monkeypatch.setattr(warming, "SOON", 128)
-    batch = batch_of(llama, PADDED)
-    batch.meet_shapes()
-    assert batch.meet_more()
-    submit(batch, 1, prompts([20])[0])
-    assert not batch.meet_more()
-    run(batch)
-    assert batch.meet_more()
+GPU = mx.Device(mx.gpu)
+"""As told to a warm-up: everything is computed on the CPU nevertheless."""
+
+
+def test_whoever_comes_during_the_warm_up_is_answered_between_two_pieces(monkeypatch, llama):
+    monkeypatch.setattr(warming, "SOON", 64)
+    monkeypatch.setattr(warming, "LATER", 128)
+    keeper = Everything()
+    batch = batch_of(llama, CUDA, keeper=keeper)
+    warm_up = warming.WarmUp(batch, GPU, 32)
+    wanted, pieces, answers = prompts([20, 50]), 0, []
+    while warm_up.go_on():
+        pieces += 1
+        if pieces % 7 == 0:
+            answers.append(answer(batch, wanted))
+    assert warm_up.warm
+    assert pieces > 14
+    assert all(each == expected(llama, wanted, TOKENS) for each in answers)
+    assert {len(tokens) for tokens in keeper.known} == {
+        19 + TOKENS,
+        49 + TOKENS,
+    }  # all but the last, which no pass has read
+    assert batch._pace.trying is None
+
+
+def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, llama):
+    monkeypatch.setattr(warming, "SOON", 64)
+    monkeypatch.setattr(warming, "LATER", 64)
+    warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU, 32)
+    assert warm_up.go_on()
+    warm_up.leave_off()
+    assert not warm_up.warm
+    monkeypatch.setattr(warming, "IMPATIENCE", 0.0)
+    warm_up.leave_off()
+    assert warm_up.warm
+    assert warm_up.go_on()  # what is left is met all the same, once nobody is there
+
+
+def test_a_cpu_is_warm_at_once(llama):
+    warm_up = warming.WarmUp(batch_of(llama), mx.default_device(), 32)
+    assert not warm_up.go_on()
+    assert warm_up.warm

@@ -136,7 +136,6 @@ class Machine:
             self.keeper = PromptCache(
                 plain=plain, policy=policy, budget=budget, report=self.recalled.append, disk=self.disk
             )
-            self.keeper.open()
         self.batch = Batch(
             model,
             CPU_DEVICE,

@@ -44,6 +44,7 @@ class Script:
         lives: how many of its lives are affected by `die_after` and `on_load`; 0: all.
         on_load: "" loads well; else what happens instead.
         load_delay: seconds that loading takes.
+        warm_file: while it names a file that is not there, the engine compiles, and answers meanwhile.
         chatter: text printed at start.
         log: file to which each life adds a line with its pid.
     """
@@ -59,6 +60,7 @@ class Script:
     lives: int = 0
     on_load: str = ""
     load_delay: float = 0.0
+    warm_file: str = ""
     chatter: str = ""
     log: str = ""
 
@@ -147,9 +149,13 @@ class ScriptedEngine:
         if self.affected and self.script.on_load:
             self.misbehave(self.script.on_load)
         self.link.send(protocol.Warming())
-        self.link.send(protocol.Loaded(1000, 0.0, 0.0))
+        self.link.send(protocol.Loaded(1000, 0.0))
+        warm = False
         while True:
-            patience = 0.0 if self.running else 0.2
+            if not warm and (not self.script.warm_file or Path(self.script.warm_file).exists()):
+                self.link.send(protocol.Warm(0.0))
+                warm = True
+            patience = 0.0 if self.running else 0.2 if warm else 0.01
             while (frame := self.link.receive(patience)) is not None:
                 self.apply(frame)
                 patience = 0.0

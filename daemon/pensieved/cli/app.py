@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pensieved import __version__
+from pensieved.cli.imports import uncollected
 from pensieved.errors import PensievedError
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def _root(
 def main() -> None:
     """Entry point: expected errors become one paragraph on stderr and an exit code, never a traceback."""
     try:
-        application(sys.argv[1:])()
+        with uncollected():
+            app = application(sys.argv[1:])
+        app()
     except PensievedError as error:
         sys.stderr.write(f"pensieved: {error.what}\n")
         if error.hint:

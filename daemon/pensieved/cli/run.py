@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pensieved.cli.imports import uncollected
 from pensieved.control.daemon import Daemon
 from pensieved.errors import PensievedError
 from pensieved.http.activation import copies, inherited_sockets
@@ -81,7 +82,8 @@ def serve(
     daemon.configuration.subscribe(_Relog(settings.logging))
     daemon.prestart()
     try:
-        from pensieved.cli.front import serve_until_signal  # noqa: PLC0415  after the engine began to import MLX
+        with uncollected():
+            from pensieved.cli.front import serve_until_signal  # noqa: PLC0415  after the engine began to import MLX
 
         serve_until_signal(daemon, listeners)
     finally:

@@ -86,8 +86,11 @@ class Resident:
         self.settings = settings
         self.target = Target.of(settings)
 
-    def load(self) -> ServingModel:
+    def load(self, *, warm: bool) -> ServingModel:
         """Bring weights and tokenizer into memory, side by side; returns what answers from them.
+
+        Args:
+            warm: wait until the engine has compiled what it will need, too. Without, it does so between requests.
 
         Raises:
             UnsupportedModelError: this model can never be loaded.
@@ -105,6 +108,8 @@ class Resident:
                 prompt_cache=prompt_cache_wish(self.settings, self.prepared),
                 safety_margin=safety_margin(self.settings.memory),
             )
+            if warm:
+                self.engine.wait_warm()
             return ServingModel(
                 name=manifest.name,
                 aliases=self.settings.model.aliases,

@@ -9,6 +9,7 @@ Everything here runs on the reconcile thread, but for what an engine's superviso
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ class Succession:
         self._serving: ServingModel | None = None
         self._past = (0, 0)  # restarts and resumed streams of engines that are no more
         self._ended = False
+        self._settling = threading.Lock()  # what an engine does is read and written in one go
 
     @property
     def serving(self) -> ServingModel | None:
@@ -143,7 +145,8 @@ class Succession:
         """Write what came of the latest attempt."""
         self._trouble = trouble
         self._board.withdraw()
-        self._enter_settled()
+        with self._settling:
+            self._enter_settled()
 
     def end(self) -> None:
         """Stop all engines; what is still running fails. Called while the thread loads, it ends that too."""
@@ -154,9 +157,11 @@ class Succession:
         self._retired.end()
 
     def _enter_settled(self) -> None:
-        trouble = self._trouble
+        """As the latest attempt left it. An engine that is not ready yet says so itself when it is."""
+        trouble, engine = self._trouble, self.engine
         if trouble is None:
-            self._board.enter(Phase.READY)
+            state = engine.stats.state if engine is not None else EngineState.READY
+            self._board.enter(_ENGINE_PHASE.get(state, Phase.READY))
             return
         self._board.enter(
             Phase.DEGRADED if self._serving else Phase.FAILED,
@@ -166,13 +171,13 @@ class Succession:
         )
 
     def _begin(self, prepared: PreparedModel, settings: Settings) -> None:
-        """Load where nothing answers."""
+        """Load where nothing answers; requests that wait do so no longer than until it can."""
         if (broken := self._resident) is not None:
             self._resident = self._serving = None
             self._remember(broken)
             broken.end()
         self._board.enter(Phase.LOADING, detail=prepared.manifest.name)
-        resident, serving = self._load(self._engine_for(settings), prepared, settings)
+        resident, serving = self._load(self._engine_for(settings), prepared, settings, warm=False)
         self._resident, self._serving = resident, serving
 
     def _swap(
@@ -180,7 +185,7 @@ class Succession:
     ) -> None:
         """Load beside the old model, then let the new one answer from one moment to the next."""
         log.info("model.loading_beside", model=prepared.manifest.name, serving=serving.name)
-        resident, loaded = self._load(self._new_engine(settings), prepared, settings)
+        resident, loaded = self._load(self._new_engine(settings), prepared, settings, warm=True)
         self._remember(old)
         self._resident, self._serving = resident, loaded
         self._retired.add(old, serving, settings.server.request_timeout)
@@ -214,11 +219,11 @@ class Succession:
         self._past = (restarts + stats.restarts, resumed + stats.resumed)
 
     def _load(
-        self, engine: Engine, prepared: PreparedModel, settings: Settings
+        self, engine: Engine, prepared: PreparedModel, settings: Settings, *, warm: bool
     ) -> tuple[Resident, ServingModel]:
         self._next = resident = Resident(engine, prepared, settings)
         try:
-            return resident, resident.load()
+            return resident, resident.load(warm=warm)
         except BaseException:
             resident.end()
             raise
@@ -252,7 +257,8 @@ class Succession:
             if state in _ENGINE_PHASE:
                 self.say(coming.prepared.manifest.name, _ENGINE_PHASE[state], detail)
         elif resident is not None and resident.engine is engine:
-            self._follow(resident, state, detail)
+            with self._settling:
+                self._follow(resident, state, detail)
 
     def _follow(self, resident: Resident, state: EngineState, detail: str) -> None:
         """Write what the engine of the model that answers is doing."""

@@ -123,12 +123,20 @@ class Warming(msgspec.Struct, frozen=True, array_like=True, tag="warming"):
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
-    """Ready for `Submit`. Sizes in bytes. `cuts`: the model's KV cache can be cut anywhere, and needs no breakpoints."""
+    """Ready for `Submit`, though shapes may still be compiled. Sizes in bytes, times in seconds.
+
+    `cuts`: the model's KV cache can be cut anywhere, and needs no breakpoints.
+    """
 
     weight_bytes: int
     load_seconds: float
-    warm_seconds: float
     cuts: bool = True
+
+
+class Warm(msgspec.Struct, frozen=True, array_like=True, tag="warm"):
+    """A first wave of requests finds everything compiled; `seconds` since the weights were loaded."""
+
+    seconds: float
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -232,7 +240,7 @@ class Fault(msgspec.Struct, frozen=True, array_like=True, tag="fault"):
     permanent: bool = False
 
 
-FromEngine = Hello | Warming | Loaded | Taken | Recalled | Step | Heartbeat | Refused | Fault
+FromEngine = Hello | Warming | Loaded | Warm | Taken | Recalled | Step | Heartbeat | Refused | Fault
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

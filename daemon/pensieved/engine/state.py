@@ -13,7 +13,7 @@ class EngineState(StrEnum):
 
     STARTING = "starting"  # the process imports its libraries; it waits for a model
     LOADING = "loading"  # weights into memory
-    WARMING = "warming"  # compiling shapes
+    WARMING = "warming"  # compiling shapes; requests are answered in between as soon as it is loaded
     READY = "ready"
     RESTARTING = "restarting"  # died; the next one is on its way, requests wait
     ASLEEP = "asleep"  # nobody asked for long, so it left memory; the next request brings it back
@@ -28,7 +28,6 @@ class LoadedModel:
     device: str
     weight_bytes: int
     load_seconds: float
-    warm_seconds: float
     cuts: bool = True
 
 

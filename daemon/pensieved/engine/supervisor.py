@@ -31,6 +31,7 @@ from pensieved.engine.protocol import (
     Refused,
     Step,
     Taken,
+    Warm,
     Warming,
 )
 from pensieved.engine.state import EngineState, EngineStats, LoadedModel
@@ -56,7 +57,8 @@ class _Life:
     process: EngineProcess
     hello: Hello | None = None
     load: Load | None = None  # what it was told to load
-    ready: bool = False
+    loaded: bool = False
+    warm: bool = False
     productive: bool = False
     heartbeat: Heartbeat = NO_HEARTBEAT
 
@@ -123,7 +125,7 @@ class Engine:
         prompt_cache: PromptCacheWish = NO_PROMPT_CACHE,
         safety_margin: int | None = None,
     ) -> LoadedModel:
-        """Load a model and wait until it is ready. One that was loaded before goes, and its requests fail.
+        """Load a model and wait until it takes requests. One that was loaded before goes, and its requests fail.
 
         Args:
             path: folder with config.json and safetensors.
@@ -161,6 +163,20 @@ class Engine:
                     self._life.tell(wanted)
             self._changed.notify_all()
         return self._outcome(wanted)
+
+    def wait_warm(self) -> None:
+        """Wait until nothing is left to compile for a first wave of requests.
+
+        Raises:
+            PensievedError: the engine was given up.
+            EngineError: it was stopped meanwhile.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_warm or self._failure or self._stopping)
+            if self._failure is not None:
+                raise self._failure
+            if not self._is_warm:
+                raise EngineError("The engine was stopped while it compiled.")
 
     def stop(self, timeout: float) -> None:
         """End the process, by force after `timeout` seconds; all requests fail. Final."""
@@ -212,6 +228,10 @@ class Engine:
             if self._loaded is None or self._wanted is not wanted:
                 raise EngineError("The engine was stopped or given another model while it loaded this one.")
             return self._loaded
+
+    @property
+    def _is_warm(self) -> bool:
+        return self._life is not None and self._life.warm
 
     def _wake(self) -> None:
         """Somebody asks while there is no engine."""
@@ -304,7 +324,7 @@ class Engine:
         self._enter(EngineState.FAILED, str(failure))
 
     def _patience(self, life: _Life) -> float:
-        return self._config.hang_timeout if life.ready else self._config.load_timeout
+        return self._config.hang_timeout if life.loaded else self._config.load_timeout
 
     def _hear(self, life: _Life, frame: FromEngine) -> None:
         """A frame of the living engine."""
@@ -327,12 +347,14 @@ class Engine:
             case Warming():
                 self._progress(EngineState.WARMING)
             case Loaded():
+                self._take_up(life, frame)
+            case Warm():
                 self._ready(life, frame)
 
     def _doze(self, life: _Life) -> None:
         """Let the engine leave memory when nobody has asked it for long enough."""
         patience = self._config.idle_unload
-        if not patience or not life.ready or self._idleness.look() < patience:
+        if not patience or not life.warm or self._idleness.look() < patience:
             return
         with self._changed:
             if life.load is self._wanted:  # else it is being replaced
@@ -351,16 +373,23 @@ class Engine:
         if self._state is not EngineState.RESTARTING:
             self._enter(state, "")
 
-    def _ready(self, life: _Life, frame: Loaded) -> None:
+    def _take_up(self, life: _Life, frame: Loaded) -> None:
+        """Hand the requests to an engine that has loaded."""
         device = life.hello.device if life.hello is not None else ""
         with self._changed:
             if life.load is not self._wanted:  # replaced while it loaded; this process is being killed
                 return
-            life.ready = True
+            life.loaded = True
             self._idleness.begin()
-            self._loaded = LoadedModel(
-                device, frame.weight_bytes, frame.load_seconds, frame.warm_seconds, frame.cuts
-            )
+            self._loaded = LoadedModel(device, frame.weight_bytes, frame.load_seconds, frame.cuts)
             self.client.attach(life.process.send)
             self._changed.notify_all()
+
+    def _ready(self, life: _Life, frame: Warm) -> None:
+        if life.load is not self._wanted:
+            return
+        log.info("engine.warm", seconds=round(frame.seconds, 3))
         self._enter(EngineState.READY, "")
+        with self._changed:
+            life.warm = True
+            self._changed.notify_all()

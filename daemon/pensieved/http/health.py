@@ -76,7 +76,7 @@ class Health:
 
 
 class Ready:
-    """GET /ready: 200 only when a request would be answered now."""
+    """GET /ready: 200 only when a request would be answered now, and no slower than later ones."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon

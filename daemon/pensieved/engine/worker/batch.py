@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import msgspec
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from pensieved.engine.protocol import MemoryStats, Output, Refused
+from pensieved.engine.worker import warming
 from pensieved.engine.worker.constraint import Constraints
 from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.memory.footprint import footprint_of
@@ -27,7 +29,6 @@ from pensieved.engine.worker.runner import runner_for
 from pensieved.engine.worker.running import Running
 from pensieved.engine.worker.sampling import Samplers
 from pensieved.engine.worker.shapes import shapes_for
-from pensieved.engine.worker.warming import first_passes, further_passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +104,6 @@ class Batch:
         self._submits: dict[int, Submit] = {}
         self._gate: Gate | None = None
         self._refusals: list[Refused] = []
-        self._further: Iterator[None] = iter(())
         self._steps = 0
         self._seen = 0.0  # when the previous step's tokens were read
 
@@ -160,27 +160,40 @@ class Batch:
         if late is not None:
             self._put_back(late)
 
-    def meet_shapes(self) -> None:
-        """Run what a first wave of requests will need, while there are none."""
-        with mx.stream(self._stream):
-            for _ in first_passes(
-                self._runner,
-                self._shapes,
-                rows=self._max_concurrent,
-                idle_chunk=self._idle_chunk,
-                chunk=self._prefill_chunk,
-            ):
-                pass
-        self._further = further_passes(
+    def first_passes(self) -> Iterator[None]:
+        """The passes that a first wave of requests needs, each when it is asked for, while there are no requests."""
+        passes = warming.first_passes(
+            self._runner,
+            self._shapes,
+            rows=self._max_concurrent,
+            idle_chunk=self._idle_chunk,
+            chunk=self._prefill_chunk,
+        )
+        return self._in_stream(passes)
+
+    def further_passes(self) -> Iterator[None]:
+        """Those of longer prompts; see `first_passes`."""
+        passes = warming.further_passes(
             self._runner, self._shapes, rows=self._max_concurrent, idle_chunk=self._idle_chunk
         )
+        return self._in_stream(passes)
 
-    def meet_more(self) -> bool:
-        """Use a moment without requests to run one of the rarer shapes; whether there was one."""
-        if self.memory.closed:
-            return False
-        with mx.stream(self._stream):
-            return not self._rows and next(self._further, self) is None
+    @contextmanager
+    def unremembered(self) -> Iterator[None]:
+        """Keep the prompt cache and the memory guard from knowing of any request meanwhile."""
+        gate, self._gate = self._gate, None
+        if self._keeper is not None:
+            self._keeper.is_open = False
+        try:
+            yield
+        finally:
+            self._gate = gate
+            if self._keeper is not None:
+                self._keeper.is_open = True
+
+    def try_chunks(self, tokens: int | None) -> None:
+        """Let that many prompt tokens go along with a decode step, whatever it costs; None: as many as readers bear."""
+        self._pace.trying = tokens
 
     def step(self) -> tuple[Output, ...]:
         """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
@@ -202,6 +215,13 @@ class Batch:
         """Requests that turned out not to be runnable since the last call; they are no longer part of the batch."""
         refusals, self._refusals = self._refusals, []
         return refusals
+
+    def _in_stream(self, passes: Iterator[None]) -> Iterator[None]:
+        while True:
+            with mx.stream(self._stream):
+                if next(passes, passes) is passes:
+                    return
+            yield
 
     def _step(self) -> list[Output]:
         decoder = self._decoder
@@ -260,7 +280,7 @@ class Batch:
 
     def _keep(self, row: Running, *, passed: bool) -> None:
         """Show a row that leaves to the prompt cache. A pass behind its last token has that token in the cache too."""
-        if self._keeper is None or not self._keeper.keeps_answers or row.fresh:
+        if self._keeper is None or not self._keeper.is_open or row.fresh:
             return
         place = self._decoder.places[self._decoder.rows.index(row)]
         length = len(row.prompt) + len(row.answer) - (0 if passed else 1)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pensieved.engine.worker.running import Snapshot
     from pensieved.engine.worker.shapes import Shapes
 
-MOST_TRACES = 64
+MOST_TRACES = 256
 """Shapes of which the compiled step is kept."""
 MOST_SHELVES = 4
 """Groups of rows of similar lengths: each costs a step some launches."""
@@ -94,7 +94,7 @@ class Flat:
 
     def open(self, lengths: Sequence[int], prefix: Snapshot | None = None, cached: int = 0) -> FlatPrompt:
         """Room for prompts of these lengths to be computed together, from position `cached` on."""
-        shape = len(lengths), self._shapes.prompt_capacity(max(lengths))
+        shape = len(lengths), self._shapes.prompt_capacity(cached, max(lengths))
         cells = Cells(
             [mx.zeros((shape[0], heads, shape[1], width), kind) for (heads, width, kind), _ in self._blank],
             [mx.zeros((shape[0], heads, shape[1], width), kind) for _, (heads, width, kind) in self._blank],
@@ -107,7 +107,7 @@ class Flat:
     def run(
         self, tokens: mx.array | None, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
     ) -> tuple[mx.array | None, list[mx.array]]:
-        """One pass: the next token of every decoding row, and chunks of prompts.
+        """The next token of every decoding row, and chunks of prompts: in one pass, or each apart (see `shapes`).
 
         Args:
             tokens: (width,), or None where nobody decodes.
@@ -116,6 +116,17 @@ class Flat:
         Returns:
             The logits, (width, vocabulary), and what must be evaluated besides them.
         """
+        if not self._shapes.apart:
+            return self._run(tokens, work)
+        logits, rest = self._run(tokens, []) if tokens is not None else (None, [])
+        for each in work:
+            rest += self._run(None, [each])[1]
+        return logits, rest
+
+    def _run(
+        self, tokens: mx.array | None, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
+    ) -> tuple[mx.array | None, list[mx.array]]:
+        """One pass."""
         shelves = self._shelves if tokens is not None else []
         for shelf in shelves:
             shelf.make_room(self._shapes)
@@ -208,6 +219,8 @@ class Flat:
         for prompt, rows in work:
             length = self._shapes.chunk(max(map(len, rows)))
             reach = self._shapes.reach(prompt.done + length)
+            if prompt.cells.capacity < reach:
+                prompt.cells = prompt.cells.stretched(reach)
             fixed = not self._shapes.padded or reach == length
             shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
             ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows])
@@ -219,8 +232,9 @@ class Flat:
     def _trace(self, key: Any, shapes: tuple[ChunkShape, ...]) -> Any:
         """The pass for arrays of the shapes in `key`, compiled where that pays."""
         plain = partial(self._pass, shapes)
-        settled = self._shapes.compiled and (self._shapes.padded or not shapes)
-        if not settled or (shapes and key not in self._seen):
+        if not self._shapes.compiled or (shapes and not self._shapes.padded):
+            return plain  # such a pass hardly comes again
+        if shapes and key not in self._seen:
             self._seen.add(key)
             return plain
         trace = self._traces.pop(key, None) or mx.compile(plain)

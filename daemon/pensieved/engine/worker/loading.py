@@ -1,19 +1,13 @@
-"""A model from its folder into memory, on the device, with its shapes compiled."""
+"""A model from its folder into memory, on the device."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import utils
-
-from pensieved.engine.protocol import Sampling
-from pensieved.engine.worker import warming
-
-if TYPE_CHECKING:
-    from pensieved.engine.worker.batch import Batch
 
 _OUT_OF_DEVICE = ("out of memory", "[metal", "[malloc", "cuda")
 """In the texts of MLX's RuntimeErrors: the machine is at fault, not the model."""
@@ -57,17 +51,6 @@ def weight_bytes(model: Any) -> int:
     """Size of the weights in memory."""
     leaves: Any = tree_flatten(model.parameters())
     return sum(array.nbytes for _, array in leaves)
-
-
-def warm_up(batch: Batch, device: mx.Device, *, prefill_chunk: int) -> None:
-    """Run what a first wave of requests will need, so that no user waits for its compilation."""
-    warming.sample(batch, Sampling(), tokens=1)  # touches all weights
-    if device.type != mx.DeviceType.cpu:
-        batch.meet_shapes()
-        warming.sample(batch, warming.COMMON)
-        for sampling in warming.RARER:
-            warming.sample(batch, sampling, logprobs=2)
-        warming.learn_pace(batch, prefill_chunk)
 
 
 def _first_line(error: Exception) -> str:

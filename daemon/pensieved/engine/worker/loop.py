@@ -1,6 +1,6 @@
 """The engine's one loop: take what came in, run a step, send its tokens in one frame.
 
-The order of a life: `Hello`, wait for `Load`, `Warming`, `Loaded`, then steps for ever. Whatever MLX raises after
+The order of a life: `Hello`, wait for `Load`, `Warming`, `Loaded`, `Warm`, and from `Loaded` on steps for ever. Whatever MLX raises after
 loading means a lost engine (a Metal command buffer fails one call late, a CUDA context never recovers): say so and
 exit; the supervisor starts a fresh process and the requests go on there.
 """
@@ -28,16 +28,18 @@ from pensieved.engine.protocol import (
     Step,
     Submit,
     Taken,
+    Warm,
     Warming,
 )
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.grammar import Grammars
-from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, warm_up, weight_bytes
+from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, weight_bytes
 from pensieved.engine.worker.memory.device import bound_reuse, device_memory
 from pensieved.engine.worker.memory.guard import Guard
 from pensieved.engine.worker.prompt_cache.build import prompt_cache
 from pensieved.engine.worker.prompt_cache.forms import is_plain
 from pensieved.engine.worker.refusal import RefusedRequestError
+from pensieved.engine.worker.warming import WarmUp
 
 if TYPE_CHECKING:
     from pensieved.engine.worker.link import Link
@@ -67,7 +69,7 @@ def _await_load(link: Link) -> Load:
         link.send(Heartbeat(running=0, active_memory=0, cache_memory=0))
 
 
-def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None]:
+def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None, WarmUp]:
     started = time.perf_counter()
     device = use_device(load.device)
     model = load_model(load.path, trust_remote_code=load.trust_remote_code)
@@ -85,20 +87,17 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None]:
         grammars=Grammars(Path(load.path)),
         keeper=keeper,
     )
-    warm_up(batch, device, prefill_chunk=load.prefill_chunk)
-    if keeper is not None:
-        keeper.open()
+    warm_up = WarmUp(batch, device, load.prefill_chunk)
     batch.guard(Guard(device_memory(device), load.safety_margin, keeper))
-    warm = time.perf_counter()
-    link.send(Loaded(weights, loaded - started, warm - loaded, cuts=cuts))
-    return batch, keeper
+    link.send(Loaded(weights, loaded - started, cuts=cuts))
+    return batch, keeper, warm_up
 
 
-def _serve(link: Link, batch: Batch, keeper: PromptCache | None) -> NoReturn:
+def _serve(link: Link, batch: Batch, keeper: PromptCache | None, warm_up: WarmUp) -> NoReturn:
     beaten = 0.0
     closed = False
     while True:
-        patience = 0.0 if len(batch) or batch.meet_more() else HEARTBEAT
+        patience = 0.0 if _warm(link, batch, warm_up) else HEARTBEAT
         while (frame := link.receive(patience)) is not None:
             _apply(link, batch, frame)
             patience = 0.0
@@ -113,6 +112,18 @@ def _serve(link: Link, batch: Batch, keeper: PromptCache | None) -> NoReturn:
             kept = keeper.stats if keeper is not None else PromptCacheStats()
             link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory(), kept, memory))
             beaten, closed = now, memory.closed
+
+
+def _warm(link: Link, batch: Batch, warm_up: WarmUp) -> bool:
+    """Use a moment without requests to compile something; whether there is something to do."""
+    was = warm_up.warm
+    if busy := bool(len(batch)):
+        warm_up.leave_off()
+    elif not (warm_up.warm and batch.memory.closed):
+        busy = warm_up.go_on()
+    if warm_up.warm and not was:
+        link.send(Warm(warm_up.seconds))
+    return busy
 
 
 def _apply(link: Link, batch: Batch, frame: Submit | Cancel | Load) -> None:

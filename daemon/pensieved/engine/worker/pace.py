@@ -1,11 +1,16 @@
 """How many prompt tokens go along with a decode step, so that those who stream hardly notice.
 
 A step may take `PATIENCE` times what it takes without prompts. What one costs is measured, not assumed: it depends on
-the device, the model, how many stream and how long their contexts are. Both costs are running averages over steps of
-one kind in a row, since a step is only seen to end while the next one runs.
+the device, the model, how many stream and how long their contexts are. It is not proportional to the tokens either: on a
+large GPU any chunk at all costs a pass of its own, and a long one hardly more than a short one. So what chunks add to a
+step is kept for several sizes, and read between them.
+
+All costs are running averages over steps of one kind in a row, since a step is only seen to end while the next one runs.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 PATIENCE = 2.5
 """Bound on a step with prompt tokens, in steps without; three is what a reader of a stream is promised."""
@@ -13,8 +18,20 @@ SMALLEST = 16
 """Tokens that always go along."""
 DOWN, UP = 0.5, 0.15
 """Weights of a measurement below and above what was known: a slow step may have had other reasons."""
+HICCUP = 2.0
+"""Factor beyond which a measurement counts no more: one step that took a second says nothing of the next."""
 STRIDE = 2
-"""Factor by which a chunk may grow from one step to the next."""
+"""Factor by which a chunk may be longer than any that was measured."""
+OPTIMISM = 0.998
+"""What the costs of longer chunks than the one at hand fall to at each step, so that they are tried again one day."""
+
+
+@dataclass
+class _Cost:
+    """What chunks of about `tokens` tokens add to a step, in seconds."""
+
+    tokens: float
+    seconds: float
 
 
 class Pace:
@@ -23,19 +40,26 @@ class Pace:
     Args:
         chunk: most prompt tokens of a step while somebody decodes.
         idle_chunk: the same while nobody does.
+
+    Attributes:
+        trying: tokens that go along instead of as many as readers bear: to find out what they cost.
     """
 
     def __init__(self, chunk: int, idle_chunk: int) -> None:
+        self.trying: int | None = None
         self._chunk = chunk
         self._idle_chunk = idle_chunk
         self._plain: dict[int, float] = {}  # rows that decode → seconds of a step
-        self._each: float | None = None  # seconds that a prompt token adds
-        self._next = SMALLEST
+        self._costs: dict[int, _Cost] = {}  # by the binary logarithm of the tokens
         self._last: tuple[int, int] | None = None  # rows and prompt tokens of the previous step
 
     def budget(self, rows: int) -> int:
         """Prompt tokens for a step in which `rows` requests decode."""
-        return self._next if rows else self._idle_chunk
+        if not rows:
+            return self._idle_chunk
+        plain = self._plain_of(rows)
+        bearable = SMALLEST if plain is None else self._most((PATIENCE - 1) * plain)
+        return self.trying or int(max(SMALLEST, min(bearable, self._chunk)))
 
     def took(self, seconds: float, rows: int, tokens: int) -> None:
         """Learn from a step of `rows` decoding rows and `tokens` of prompts."""
@@ -55,9 +79,24 @@ class Pace:
         plain = self._plain_of(rows)
         if plain is None:
             return
-        self._each = _mixed(self._each, max(0.0, seconds - plain) / tokens)
-        fair = (PATIENCE - 1) * plain / self._each if self._each else float(self._chunk)
-        self._next = int(max(SMALLEST, min(fair, STRIDE * self._next, self._chunk)))
+        size = int(tokens).bit_length()
+        known = self._costs.setdefault(size, _Cost(tokens, max(0.0, seconds - plain)))
+        known.seconds = _mixed(known.seconds * tokens / known.tokens, max(0.0, seconds - plain))
+        known.tokens = tokens
+        for other, cost in self._costs.items():
+            if other > size:
+                cost.seconds *= OPTIMISM
+
+    def _most(self, bound: float) -> float:
+        """Tokens of a chunk that adds `bound` seconds."""
+        tokens = seconds = 0.0
+        for _, cost in sorted(self._costs.items()):
+            if cost.seconds > bound:
+                return tokens + (bound - seconds) / (cost.seconds - seconds) * (cost.tokens - tokens)
+            tokens, seconds = cost.tokens, max(seconds, cost.seconds)
+        if not tokens:
+            return SMALLEST
+        return tokens * min(STRIDE, bound / seconds if seconds else STRIDE)
 
     def _plain_of(self, rows: int) -> float | None:
         """What a step of about as many rows takes."""
@@ -69,4 +108,5 @@ class Pace:
 def _mixed(known: float | None, seen: float) -> float:
     if known is None:
         return seen
+    seen = min(seen, HICCUP * known) if known else seen
     return known + (seen - known) * (DOWN if seen < known else UP)

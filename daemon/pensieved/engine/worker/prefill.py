@@ -27,8 +27,8 @@ LEAST = 16
 class Keeper(Protocol):
     """Remembers KV caches of prompts and answers: a prompt cache."""
 
-    keeps_answers: bool
-    """Whether `keep` wants to see requests that end."""
+    is_open: bool
+    """Whether it wants to know of requests now; otherwise it knows nothing of any."""
 
     def fetch(self, row: Running) -> list[Future[Any]]:
         """What the row should wait for, because it could start from it."""
@@ -142,8 +142,10 @@ class Prefill:
             whole = self._shapes.padded and len(group.rows) > 1
             if planned and room < (length if whole else min(length, LEAST)):
                 continue
-            length = length if whole else self._shapes.take(length, room, group.done)
+            length = length if whole else self._shapes.take(length, room)
             planned.append((group, length))
+            if self._shapes.apart:  # a second one would be a further pass
+                break
             budget -= self._shapes.chunk(length) * len(group.rows)
         return planned
 

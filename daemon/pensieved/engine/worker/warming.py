@@ -2,12 +2,14 @@
 
 On CUDA the first pass of a new shape plans attention (50 ms on an H200) or compiles kernels (seconds, kept on disk from
 then on), and a compiled step is traced for each shape. What a first wave of requests needs is met before the engine is
-ready; long prompts and rarer ways of sampling afterwards, one at a time, while nobody is there. A CPU has next to
-nothing to compile.
+ready; the passes of long prompts afterwards, one at a time, while nobody is there. Whoever asks before that is answered
+between two pieces. A CPU has next to nothing to compile.
 """
 
 from __future__ import annotations
 
+import time
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -27,14 +29,63 @@ SOON = 1024
 """Tokens up to which prompts find their shapes known when the engine is ready."""
 LATER = 8192
 """The same, once nobody was there for some seconds."""
-PASSES = 3
-"""Times that a shape is met: some traces are only made for one that comes again."""
+PASSES = 2
+"""Times that a shape is met: a trace is only made for one that comes again."""
+CHUNKS_TRIED = 4
+"""Chunks of a size whose cost is to be known."""
+IMPATIENCE = 30.0
+"""Seconds after which an engine that always had requests counts as warm."""
 COMMON = Sampling(temperature=1.0)
 RARER = (
     Sampling(temperature=1.0, top_p=0.9, top_k=20, min_p=0.05),
     Sampling(temperature=1.0, top_p=0.9, seed=1),
     Sampling(repetition_penalty=1.1, presence_penalty=0.1, frequency_penalty=0.1, logit_bias=((0, 1.0),)),
 )
+
+
+class WarmUp:
+    """All of it for one batch, a piece at a time, so that requests which are there already are answered in between.
+
+    Args:
+        batch: without requests whenever this is told to go on.
+        device: where it computes.
+        prefill_chunk: most prompt tokens computed with a decode step.
+    """
+
+    def __init__(self, batch: Batch, device: mx.Device, prefill_chunk: int) -> None:
+        self._batch = batch
+        compiles = device.type != mx.DeviceType.cpu
+        self._soon = self._first(prefill_chunk) if compiles else iter(())
+        self._later = batch.further_passes() if compiles else iter(())
+        self._began = time.monotonic()
+        self.warm = False
+        with batch.unremembered():
+            sample(batch, Sampling(), tokens=1)  # touches all weights
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began
+
+    def go_on(self) -> bool:
+        """Meet something; whether there was anything left."""
+        with self._batch.unremembered():
+            if not self.warm and next(self._soon, self) is self:
+                self.warm = True
+            return not self.warm or next(self._later, self) is None
+
+    def leave_off(self) -> None:
+        """Put off what is left where users have not stopped asking for long: they have met what they need."""
+        if not self.warm and self.seconds > IMPATIENCE:
+            self._later = chain(self._soon, self._later)
+            self.warm = True
+
+    def _first(self, prefill_chunk: int) -> Iterator[None]:
+        yield from self._batch.first_passes()
+        for sampling in (COMMON, *RARER):
+            sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
+            yield
+        learn_pace(self._batch, prefill_chunk)
 
 
 def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens: int = 3) -> None:
@@ -45,13 +96,18 @@ def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens
 
 
 def learn_pace(batch: Batch, prefill_chunk: int) -> None:
-    """A prompt beside somebody who decodes, so that the first real one finds chunks of the right size."""
+    """Prompts beside somebody who decodes, so that the first real one finds chunks of the right size."""
     batch.insert(Submit(request=0, prompt=(0,), max_tokens=1 << 30, stop_tokens=()))
     for _ in range(8):
         batch.step()
-    batch.insert(Submit(request=1, prompt=(0,) * (2 * prefill_chunk), max_tokens=1, stop_tokens=()))
-    while not any(output.request == 1 for output in batch.step()):
-        pass
+    for length in _lengths(prefill_chunk):
+        batch.try_chunks(length)
+        batch.insert(
+            Submit(request=1, prompt=(0,) * (CHUNKS_TRIED * length + 1), max_tokens=1, stop_tokens=())
+        )
+        while not any(output.request == 1 for output in batch.step()):
+            pass
+    batch.try_chunks(None)
     batch.remove(0)
 
 
@@ -65,11 +121,11 @@ def first_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int, 
         idle_chunk: tokens of a chunk of prefill while nobody decodes.
         chunk: the same while somebody does.
     """
+    for count in _doubling(rows):
+        _decode(runner, count, chunk if count in {1, rows} and not shapes.apart else 0)
+        yield
     yield from _first_chunks(runner, rows, idle_chunk, 0, SOON)
     yield from _later_chunks(runner, shapes, idle_chunk, 0, SOON)
-    for count in _doubling(rows):
-        _decode(runner, count, chunk if count in {1, rows} else 0)
-        yield
 
 
 def further_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int) -> Iterator[None]:
@@ -83,8 +139,8 @@ def _first_chunks(runner: Runner, rows: int, most: int, above: int, up_to: int) 
     for length in _lengths(most):
         for prompts in _doubling(max(1, min(rows, MOST_TOGETHER, most // length))):
             if above < length * prompts <= up_to:
-                group = runner.open([length] * prompts)
-                _run(runner, None, group, [[0] * length] * prompts)
+                for _ in range(PASSES):
+                    _run(runner, None, runner.open([length] * prompts), [[0] * length] * prompts)
                 yield
 
 
@@ -94,9 +150,10 @@ def _later_chunks(runner: Runner, shapes: Shapes, most: int, above: int, up_to: 
         known = {shapes.reach(before + length): before for before in range(length, up_to, length)}
         for reach, before in known.items():
             if above < reach <= up_to:
-                prompt = runner.open([before + length])
-                prompt.done = before
-                _run(runner, None, prompt, [[0] * length])
+                for _ in range(PASSES):
+                    prompt = runner.open([before + length])
+                    prompt.done = before
+                    _run(runner, None, prompt, [[0] * length])
                 yield
 
 

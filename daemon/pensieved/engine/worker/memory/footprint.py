@@ -107,7 +107,9 @@ def footprint_of(model: Any, runner: Any, shapes: Shapes) -> Footprint:
     """Of requests to `model` that `runner` runs in these shapes."""
     layers = list(_layers(model))
     if isinstance(runner, Flat):
-        return Footprint(layers, shapes.capacity, shapes.prompt_capacity, shapes.rows)
+        return Footprint(
+            layers, shapes.capacity, lambda whole: shapes.prompt_capacity(whole, whole), shapes.rows
+        )
     return Footprint(layers, _stepped, _stepped, int)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PromptCache:
-    """KV caches of what was computed before; a `Keeper`. It is closed until `open`, so that a warm-up leaves no trace.
+    """KV caches of what was computed before; a `Keeper`.
 
     Args:
         plain: whether the model's caches can be cut anywhere.
@@ -43,7 +43,7 @@ class PromptCache:
         report: Callable[[Recalled], object],
         disk: Disk | None = None,
     ) -> None:
-        self.keeps_answers = False
+        self.is_open = True
         self._policy = policy
         self._report = report
         self._disk = disk
@@ -51,11 +51,6 @@ class PromptCache:
         self._most = budget
         self._memory = Memory(budget, self._forget)
         self._reading: dict[Entry, Future[Read | None]] = {}
-
-    def open(self) -> None:
-        """Begin to remember, with what is on disk."""
-        self.keeps_answers = True
-        self._settle()
 
     @property
     def stats(self) -> PromptCacheStats:
@@ -81,7 +76,7 @@ class PromptCache:
 
     def fetch(self, row: Running) -> list[Future[Read | None]]:
         """Begin to read what the row could start from and is on disk alone; it should wait for these."""
-        if self._disk is None or not self.keeps_answers:
+        if self._disk is None or not self.is_open:
             return []
         self._settle()
         match = self._known.match(row.ids[:-1])
@@ -95,7 +90,7 @@ class PromptCache:
 
     def recall(self, row: Running) -> tuple[Snapshot, int] | None:
         """See `prefill.Keeper`."""
-        if not self.keeps_answers:
+        if not self.is_open:
             return None
         self._settle()
         match = self._known.match(row.ids[:-1])
@@ -108,7 +103,7 @@ class PromptCache:
 
     def sets_apart(self, row: Running) -> bool:
         """See `prefill.Keeper`."""
-        if not self.keeps_answers:
+        if not self.is_open:
             return False
         long = len(row.prompt) - 1 >= self._policy.stopped
         return long or self._known.match(row.ids[:-1]).at_hand >= self._policy.taken
@@ -124,7 +119,7 @@ class PromptCache:
     def stops(self, row: Running) -> tuple[int, ...]:
         """See `prefill.Keeper`. A long prompt is kept before its answer ends: others may begin with it meanwhile."""
         last = len(row.prompt) - 1
-        if not self.keeps_answers or last - row.cached < self._policy.stopped:
+        if not self.is_open or last - row.cached < self._policy.stopped:
             return ()
         if self._known.cuts:
             return (last,)
@@ -136,7 +131,7 @@ class PromptCache:
 
     def keep(self, row: Running, length: int, cut: Callable[[int], Snapshot]) -> None:
         """See `prefill.Keeper`."""
-        if not self.keeps_answers or length < self._policy.lasting:
+        if not self.is_open or length < self._policy.lasting:
             return
         tokens = as_tokens((*row.prompt, *row.answer)[:length])
         match = self._known.match(tokens)
