@@ -145,7 +145,8 @@ class Choices:
             for thread in self._threads:
                 thread.start()
         item = self._events.get()
-        self._record.cache_header = self._records[0].cache_header
+        # Whichever choice speaks first knows its own; the first one's may still be to come.
+        self._record.cache_header = next(filter(None, (each.cache_header for each in self._records)), "")
         if isinstance(item, BaseException):
             raise item
         return item
