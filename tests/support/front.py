@@ -28,6 +28,7 @@ from pensieved.engine.protocol import (
     PromptCacheStats,
     Recalled,
     Refused,
+    SpeculationStats,
     Step,
     Submit,
     ToEngine,
@@ -155,6 +156,7 @@ class EngineFacts:
     prompt_cache: PromptCacheStats = field(
         default_factory=lambda: PromptCacheStats(entries=3, memory=300, disk_entries=2, disk=2000)
     )
+    speculation: SpeculationStats = field(default_factory=lambda: SpeculationStats(drafted=50, accepted=40))
 
 
 @dataclass

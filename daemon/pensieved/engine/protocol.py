@@ -73,6 +73,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     device: str  # auto, cpu or gpu
     trust_remote_code: bool = False
     prompt_cache: PromptCacheWish = PromptCacheWish()
+    speculation: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
@@ -161,6 +162,13 @@ class PromptCacheStats(msgspec.Struct, frozen=True, array_like=True):
     disk: int = 0
 
 
+class SpeculationStats(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens that the engine drafted in its life, and those of them that were right."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     """The loop turns. Sent about once a second, and at each step that produced nothing."""
 
@@ -168,6 +176,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     active_memory: int
     cache_memory: int
     prompt_cache: PromptCacheStats = PromptCacheStats()
+    speculation: SpeculationStats = SpeculationStats()
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):

@@ -140,6 +140,7 @@ class Engine:
             device=self._config.device,
             trust_remote_code=trust_remote_code,
             prompt_cache=prompt_cache,
+            speculation=self._config.speculation,
         )
         self.start()
         if self._wanted is not None:
@@ -188,6 +189,7 @@ class Engine:
             restarts=self._restarts,
             resumed=self.client.resumed,
             prompt_cache=heartbeat.prompt_cache,
+            speculation=heartbeat.speculation,
         )
 
     def _outcome(self, wanted: Load) -> LoadedModel:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pensieved.control.reload import ConfigReport
     from pensieved.control.serving import ServingModel
     from pensieved.control.status import StatusBoard
-    from pensieved.engine.protocol import PromptCacheStats
+    from pensieved.engine.protocol import PromptCacheStats, SpeculationStats
     from pensieved.settings.schema import Settings
 
 
@@ -42,6 +42,10 @@ class EngineStats(Protocol):
     @property
     def prompt_cache(self) -> PromptCacheStats:
         """What the prompt cache holds."""
+
+    @property
+    def speculation(self) -> SpeculationStats:
+        """What it drafted."""
 
 
 class Daemon(Protocol):

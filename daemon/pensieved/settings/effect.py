@@ -63,6 +63,7 @@ EFFECTS: dict[str, Effect] = {
     "prompt_cache.explain": Effect.LIVE,
     "engine.device": Effect.SWAP,
     "engine.prefill_chunk": Effect.SWAP,
+    "engine.speculation": Effect.SWAP,
     "engine.idle_unload": Effect.LIVE,
     "engine.hang_timeout": Effect.LIVE,
     "engine.load_timeout": Effect.LIVE,

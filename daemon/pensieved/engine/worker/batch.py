@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from pensieved.engine.protocol import Output, Refused
+from pensieved.engine.protocol import Output, Refused, SpeculationStats
 from pensieved.engine.worker.constraint import Constraints
 from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.pace import Pace
@@ -24,6 +24,7 @@ from pensieved.engine.worker.runner import runner_for
 from pensieved.engine.worker.running import Running
 from pensieved.engine.worker.sampling import Samplers
 from pensieved.engine.worker.shapes import shapes_for
+from pensieved.engine.worker.speculation.turn import speculation_for
 from pensieved.engine.worker.warming import first_passes, further_passes
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pensieved.engine.worker.constraint import Constraint
     from pensieved.engine.worker.grammar import Grammars
     from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.speculation.turn import Speculation
 
 COMPILE_PATIENCE = 0.05
 """Seconds to wait for a grammar where nothing else is to be done."""
@@ -95,6 +97,7 @@ class Batch:
         self._fetching: dict[int, tuple[Running, list[Future[Any]]]] = {}
         self._refusals: list[Refused] = []
         self._further: Iterator[None] = iter(())
+        self._speculation: Speculation | None = None
         self._steps = 0
         self._seen = 0.0  # when the previous step's tokens were read
 
@@ -149,6 +152,15 @@ class Batch:
         with mx.stream(self._stream):
             return not self._rows and next(self._further, self) is None
 
+    def speculate(self) -> None:
+        """From now on, draft tokens where that pays; without effect where it never does."""
+        self._speculation = speculation_for(self._runner, self._shapes)
+
+    @property
+    def speculation(self) -> SpeculationStats:
+        """What was drafted so far."""
+        return self._speculation.stats if self._speculation is not None else SpeculationStats()
+
     def step(self) -> tuple[Output, ...]:
         """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
         self._admit_compiled()
@@ -174,10 +186,17 @@ class Batch:
         self._settle()
         decoding = len(decoder.rows)
         planned = self._prefill.plan(self._pace.budget(decoding))
+        if not planned and self._speculation is not None and self._speculation.promises(decoder):
+            outputs, passed = self._speculation.turn(decoder)
+            self._keep_answers(outputs, passed=passed)
+            self._time(0, 0)  # other than what `pace` compares
+            return outputs
         passing = bool(planned) or not decoder.idle
         chosen = self._run(planned) if passing else None
         outputs = decoder.read(chosen)
         self._keep_answers(outputs, passed=passing)
+        if self._speculation is not None:
+            self._speculation.watch(decoder, passed=passing, prompts=bool(planned))
         if passing:
             self._time(decoding, sum(len(group.rows) * length for group, length in planned))
         else:
@@ -260,6 +279,8 @@ class Batch:
         )
         if not self._rows:
             self._pace.rest()
+            if self._speculation is not None:
+                self._speculation.rest()
         self._rows[submit.request] = row
         reading = self._keeper.fetch(row) if self._keeper is not None else []
         if reading:

@@ -83,6 +83,8 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None]:
         keeper=keeper,
     )
     warm_up(batch, device, prefill_chunk=load.prefill_chunk)
+    if load.speculation:
+        batch.speculate()
     if keeper is not None:
         keeper.open()
     warm = time.perf_counter()
@@ -105,7 +107,8 @@ def _serve(link: Link, batch: Batch, keeper: PromptCache | None) -> NoReturn:
         now = time.monotonic()
         if not outputs or now - beaten >= HEARTBEAT:
             kept = keeper.stats if keeper is not None else PromptCacheStats()
-            link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory(), kept))
+            memory = mx.get_active_memory(), mx.get_cache_memory()
+            link.send(Heartbeat(len(batch), *memory, kept, batch.speculation))
             beaten = now
 
 
