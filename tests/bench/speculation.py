@@ -166,11 +166,12 @@ def main():
     parser.add_argument("--cache-dir", type=Path, default=Path("build", "bench", "cache"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=160, help="of an answer, at most")
+    parser.add_argument("--work", nargs="*", choices=WORK, default=list(WORK))
     options = parser.parse_args()
     options.cache_dir.mkdir(parents=True, exist_ok=True)
     preload = blas.environment(options.cache_dir)
     if preload and "LD_PRELOAD" not in os.environ:  # the engine process has it too
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **preload})
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**preload, **os.environ})
     wanted = PrepareRequest(source=parse_source(options.model), cache_dir=options.cache_dir)
     prepared = prepare(wanted, lambda _: None, threading.Event())
     tokenizer = ChatTokenizer.open(prepared.path, prepared.manifest.eos_token_ids)
@@ -187,7 +188,8 @@ def main():
     }
     for batch in sides.values():
         answer(batch, [ids[SKY]], 8, stop)
-    for name, texts in WORK.items():
+    for name in options.work:
+        texts = WORK[name]
         for prompts in [texts] if "beside" in name else [texts[:1], texts]:
             compare(sides, name, [ids[text] for text in prompts], options, stop)
 

@@ -118,6 +118,14 @@ def test_what_was_found_dear_is_tried_again_later():
     assert gain.lengths([0.9]) != [0]
 
 
+def test_what_is_compiled_for_the_first_pass_of_its_kind_does_not_count():
+    gain = gain_of({})
+    gain.took(99.0, 1, 15, met=False)
+    assert gain.lengths([0.98]) == [15]
+    gain.took(99.0, 1, 15, met=False)  # but it does where that comes again
+    assert gain.lengths([0.98]) == [7]
+
+
 def test_one_stream_is_not_fed_by_many():
     half = {15: 1.5}
     assert gain_of(half, rows=2).lengths([0.98, 0.0]) == [15, 0]
@@ -380,7 +388,7 @@ def test_the_starter_model_says_the_same_with_and_without_drafts(starter_model, 
 def answered(engine, text, prompt):
     """The tokens of a greedy answer."""
     generation = engine.client.submit(
-        prompt, max_tokens=70, stop_tokens=text.stop_token_ids, sampling=Sampling()
+        prompt, max_tokens=50, stop_tokens=text.stop_token_ids, sampling=Sampling()
     )
     tokens, deadline = [], time.monotonic() + 120
     while time.monotonic() < deadline:

@@ -38,16 +38,22 @@ class Gain:
         self._drafting: dict[
             int, tuple[float, int]
         ] = {}  # rows, drafts included → seconds, and when measured
+        self._tried: set[int] = set()
         self._passes = 0
 
-    def took(self, seconds: float, rows: int, drafted: int = 0) -> None:
-        """Learn from a pass of `rows` decoding rows and `drafted` tokens besides."""
+    def took(self, seconds: float, rows: int, drafted: int = 0, *, met: bool = True) -> None:
+        """Learn from a pass of `rows` decoding rows and `drafted` tokens besides; `met`: one like it ran before.
+
+        What was compiled for a pass counts, since it comes again as contexts grow, but not as the first that is known.
+        """
         self._passes += 1
-        if drafted:
-            known = self._measured(rows + drafted)
-            self._drafting[rows + drafted] = (_mixed(known, seconds), self._passes)
-        else:
+        total = rows + drafted
+        if not drafted:
             self._plain[rows] = _mixed(self._plain.get(rows), seconds)
+        elif met or total in self._tried:
+            self._drafting[total] = (_mixed(self._measured(total), seconds), self._passes)
+        else:
+            self._tried.add(total)
 
     def lengths(self, chances: Sequence[float]) -> list[int]:
         """How many tokens to draft for each row, by how probable each is to be right (`History.chance`)."""

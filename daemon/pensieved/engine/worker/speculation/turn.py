@@ -135,8 +135,7 @@ class Speculation:
         foretold = mx.argmax(logits[width:], axis=-1)
         mx.eval(tokens, foretold, *logprobs.values())
         drafted = sum(len(draft) for _, _, draft in drafts)
-        if met:
-            self._gain.took(time.perf_counter() - started, len(decoder.rows), drafted)
+        self._gain.took(time.perf_counter() - started, len(decoder.rows), drafted, met=met)
         following: Any = tokens.tolist()
         choices: Any = foretold.tolist()
         results = {output.request: output for output in outputs}
