@@ -27,6 +27,7 @@ BOUNDS = {
     "kind": {kind.value for kind in RequestErrorKind} | {"client_gone"},
     "part": {"models", "staging", "wheels", "prompts", "other"},
     "place": {"memory", "disk"},
+    "outcome": {"accepted", "rejected"},
     "pensieved_phase": {phase.value for phase in Phase},
 }
 
@@ -155,6 +156,9 @@ def test_state_of_daemon_engine_and_cache(tmp_path):
         assert seen.value("pensieved_engine_restarts_total") == 2
         assert seen.value("pensieved_streams_resumed_total") == 1
         assert seen.value("pensieved_engine_active_memory_bytes") == 1000
+        assert seen.value("pensieved_drafted_tokens_total", outcome="accepted") == 40
+        assert seen.value("pensieved_drafted_tokens_total") == 50
+        assert front.get("/v1/status").json()["engine"]["drafted_tokens"] == 50
         assert "pensieved_engine_resident_memory_bytes" not in seen.families  # no process has that pid
         assert seen.value("process_resident_memory_bytes") > 2**20
         assert seen.value("pensieved_model_info", name="tiny/model", quantization="none") == 1

@@ -29,6 +29,7 @@ from pensieved.engine.protocol import (
     PromptCacheStats,
     Recalled,
     Refused,
+    SpeculationStats,
     Step,
     Submit,
     ToEngine,
@@ -160,6 +161,7 @@ class EngineFacts:
     memory: MemoryStats = field(
         default_factory=lambda: MemoryStats(available=9000, margin=500, waiting=1, sheds=4, shed=700)
     )
+    speculation: SpeculationStats = field(default_factory=lambda: SpeculationStats(drafted=50, accepted=40))
 
 
 @dataclass

@@ -63,6 +63,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         cache_dir=settings.cache.dir,
         device=engine.device,
         prefill_chunk=engine.prefill_chunk,
+        speculation=engine.speculation == "auto",
         hang_timeout=engine.hang_timeout,
         load_timeout=engine.load_timeout,
         max_restarts=engine.max_restarts,

@@ -25,6 +25,7 @@ class EngineConfig:
         cache_dir: folder for what is made once: the BLAS, compiled CPU kernels.
         device: auto, cpu or gpu.
         prefill_chunk: prompt tokens computed between two decode steps.
+        speculation: draft tokens where that is faster.
         hang_timeout: silence after which a loaded engine is killed and restarted.
         load_timeout: the same while it starts and loads.
         max_restarts: deaths in a row, none of them after a token, before giving up.
@@ -36,6 +37,7 @@ class EngineConfig:
     cache_dir: Path
     device: str = "auto"
     prefill_chunk: int = 512
+    speculation: bool = True
     hang_timeout: float = 60.0
     load_timeout: float = 600.0
     max_restarts: int = 5

@@ -77,6 +77,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     trust_remote_code: bool = False
     prompt_cache: PromptCacheWish = PromptCacheWish()
     safety_margin: int | None = None
+    speculation: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
@@ -193,6 +194,13 @@ class MemoryStats(msgspec.Struct, frozen=True, array_like=True):
     shed: int = 0
 
 
+class SpeculationStats(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens that the engine drafted in its life, and those of them that were right."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     """The loop turns. Sent about once a second, and at each step that produced nothing."""
 
@@ -201,6 +209,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     cache_memory: int
     prompt_cache: PromptCacheStats = PromptCacheStats()
     memory: MemoryStats = MemoryStats()
+    speculation: SpeculationStats = SpeculationStats()
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):

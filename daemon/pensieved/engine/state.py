@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pensieved.engine.protocol import MemoryStats, PromptCacheStats
+from pensieved.engine.protocol import MemoryStats, PromptCacheStats, SpeculationStats
 
 
 class EngineState(StrEnum):
@@ -44,3 +44,4 @@ class EngineStats:
     resumed: int
     prompt_cache: PromptCacheStats = field(default_factory=PromptCacheStats)
     memory: MemoryStats = field(default_factory=MemoryStats)
+    speculation: SpeculationStats = field(default_factory=SpeculationStats)

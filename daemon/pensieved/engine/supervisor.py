@@ -146,6 +146,7 @@ class Engine:
             trust_remote_code=trust_remote_code,
             prompt_cache=prompt_cache,
             safety_margin=safety_margin,
+            speculation=self._config.speculation,
         )
         self.start()
         if self._wanted is not None:
@@ -209,6 +210,7 @@ class Engine:
             resumed=self.client.resumed,
             prompt_cache=heartbeat.prompt_cache,
             memory=heartbeat.memory,
+            speculation=heartbeat.speculation,
         )
 
     def _outcome(self, wanted: Load) -> LoadedModel:

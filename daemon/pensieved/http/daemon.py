@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pensieved.control.reload import ConfigReport
     from pensieved.control.serving import ServingModel
     from pensieved.control.status import StatusBoard
-    from pensieved.engine.protocol import MemoryStats, PromptCacheStats
+    from pensieved.engine.protocol import MemoryStats, PromptCacheStats, SpeculationStats
     from pensieved.settings.schema import Settings
 
 
@@ -46,6 +46,10 @@ class EngineStats(Protocol):
     @property
     def memory(self) -> MemoryStats:
         """What its memory guard sees."""
+
+    @property
+    def speculation(self) -> SpeculationStats:
+        """What it drafted."""
 
 
 class Daemon(Protocol):

@@ -136,6 +136,8 @@ class StatusReport:
             "running": stats.running,
             "active_memory": stats.active_memory,
             "cache_memory": stats.cache_memory,
+            "drafted_tokens": stats.speculation.drafted,
+            "accepted_tokens": stats.speculation.accepted,
         }
 
     def _requests(self) -> dict[str, int]:

@@ -148,6 +148,15 @@ def _guard(name: str) -> Callable[[Sources], float | None]:
     return read
 
 
+def _drafts(sources: Sources) -> Mapping[tuple[str, ...], float] | None:
+    """Tokens drafted, by whether they were right."""
+    stats = sources.daemon.engine_stats()
+    if stats is None:
+        return None
+    made = stats.speculation
+    return {("accepted",): made.accepted, ("rejected",): made.drafted - made.accepted}
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("pensieved_build", "info", "Versions of what this daemon is made of.", lambda _: build()),
     Metric("pensieved_model", "info", "The resident model; none while there is none.", _model),
@@ -282,6 +291,13 @@ METRICS: tuple[Metric, ...] = (
         "What it let go of, since the engine began.",
         _guard("shed"),
         "bytes",
+    ),
+    Metric(
+        "pensieved_drafted_tokens",
+        "counter",
+        "Tokens that the running engine computed ahead, by whether they were what comes next.",
+        _drafts,
+        labels=("outcome",),
     ),
     Metric(
         "pensieved_prompt_cache_bytes",

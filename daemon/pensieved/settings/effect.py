@@ -64,6 +64,7 @@ EFFECTS: dict[str, Effect] = {
     "memory.safety_margin": Effect.SWAP,
     "engine.device": Effect.SWAP,
     "engine.prefill_chunk": Effect.SWAP,
+    "engine.speculation": Effect.SWAP,
     "engine.idle_unload": Effect.LIVE,
     "engine.hang_timeout": Effect.LIVE,
     "engine.load_timeout": Effect.LIVE,

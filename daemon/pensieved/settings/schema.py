@@ -199,6 +199,10 @@ class EngineSettings(Section):
     prefill_chunk: int = Field(
         512, ge=16, le=8192, description="Prompt tokens computed between two decode steps."
     )
+    speculation: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto computes several tokens at once where an answer repeats earlier text and that is measured to be faster; the text is the same.",
+    )
     idle_unload: Duration = Field(
         0.0,
         description="Time without requests after which the engine leaves memory until the next; 0 is never.",

@@ -16,7 +16,7 @@ import mlx.core as mx
 import msgspec
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from pensieved.engine.protocol import MemoryStats, Output, Refused
+from pensieved.engine.protocol import MemoryStats, Output, Refused, SpeculationStats
 from pensieved.engine.worker import warming
 from pensieved.engine.worker.constraint import Constraints
 from pensieved.engine.worker.decode import Decoder
@@ -29,6 +29,7 @@ from pensieved.engine.worker.runner import runner_for
 from pensieved.engine.worker.running import Running
 from pensieved.engine.worker.sampling import Samplers
 from pensieved.engine.worker.shapes import shapes_for
+from pensieved.engine.worker.speculation.turn import speculation_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pensieved.engine.worker.grammar import Grammars
     from pensieved.engine.worker.memory.guard import Guard
     from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.speculation.turn import Speculation
 
 COMPILE_PATIENCE = 0.05
 """Seconds to wait for a grammar where nothing else is to be done."""
@@ -104,6 +106,7 @@ class Batch:
         self._submits: dict[int, Submit] = {}
         self._gate: Gate | None = None
         self._refusals: list[Refused] = []
+        self._speculation: Speculation | None = None
         self._steps = 0
         self._seen = 0.0  # when the previous step's tokens were read
 
@@ -180,20 +183,30 @@ class Batch:
 
     @contextmanager
     def unremembered(self) -> Iterator[None]:
-        """Keep the prompt cache and the memory guard from knowing of any request meanwhile."""
-        gate, self._gate = self._gate, None
+        """Keep the prompt cache, the memory guard and speculation from knowing of any request meanwhile."""
+        apart = self._gate, self._speculation
+        self._gate = self._speculation = None
         if self._keeper is not None:
             self._keeper.is_open = False
         try:
             yield
         finally:
-            self._gate = gate
+            self._gate, self._speculation = apart
             if self._keeper is not None:
                 self._keeper.is_open = True
 
     def try_chunks(self, tokens: int | None) -> None:
         """Let that many prompt tokens go along with a decode step, whatever it costs; None: as many as readers bear."""
         self._pace.trying = tokens
+
+    def speculate(self) -> None:
+        """From now on, draft tokens where that pays; without effect where it never does."""
+        self._speculation = speculation_for(self._runner, self._shapes)
+
+    @property
+    def speculation(self) -> SpeculationStats:
+        """What was drafted so far."""
+        return self._speculation.stats if self._speculation is not None else SpeculationStats()
 
     def step(self) -> tuple[Output, ...]:
         """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
@@ -228,10 +241,17 @@ class Batch:
         self._settle()
         decoding = len(decoder.rows)
         planned = self._prefill.plan(self._pace.budget(decoding))
+        if not planned and self._speculation is not None and self._speculation.promises(decoder):
+            outputs, passed = self._speculation.turn(decoder)
+            self._keep_answers(outputs, passed=passed)
+            self._time(0, 0)  # other than what `pace` compares
+            return outputs
         passing = bool(planned) or not decoder.idle
         chosen = self._run(planned) if passing else None
         outputs = decoder.read(chosen)
         self._keep_answers(outputs, passed=passing)
+        if self._speculation is not None:
+            self._speculation.watch(decoder, passed=passing, prompts=bool(planned))
         if passing:
             self._time(decoding, sum(len(group.rows) * length for group, length in planned))
         else:
@@ -314,6 +334,8 @@ class Batch:
         )
         if not self._rows:
             self._pace.rest()
+            if self._speculation is not None:
+                self._speculation.rest()
         self._rows[submit.request] = row
         self._submits[submit.request] = submit
         reading = self._keeper.fetch(row) if self._keeper is not None else []

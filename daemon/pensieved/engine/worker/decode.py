@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import msgspec
 
 from pensieved.engine.protocol import FinishReason, Output
 from pensieved.engine.worker.choosing import Chooser
@@ -68,10 +69,14 @@ class Decoder:
         logprobs = self._read_logprobs(ready)
         outputs = [_output(row, token, logprobs.get(row.request, ())) for row, token in ready]
         if chosen is not None:
-            self._tokens, self._logprobs = chosen
-            for row in self.rows:
-                row.fresh = False
+            self.took(chosen)
         return outputs
+
+    def took(self, chosen: tuple[mx.array, dict[int, mx.array]]) -> None:
+        """These are on their way from now on."""
+        self._tokens, self._logprobs = chosen
+        for row in self.rows:
+            row.fresh = False
 
     def _read_logprobs(self, ready: Sequence[tuple[Running, int]]) -> dict[int, tuple[TokenLogprobs, ...]]:
         asking = [(row, token) for row, token in ready if row.request in self._logprobs]
@@ -83,6 +88,18 @@ class Decoder:
             [max(0, row.logprobs or 0) for row, _ in asking],
         )
         return {row.request: (each,) for (row, _), each in zip(asking, read, strict=True)}
+
+
+def produced(row: Running, tokens: Sequence[int]) -> Output | None:
+    """Further tokens of a row, to be sent: as many of them as it takes until it ends."""
+    taken = []
+    for token in tokens:
+        taken.append(_output(row, token, ()))
+        if row.gone:
+            break
+    return (
+        msgspec.structs.replace(taken[-1], tokens=tuple(each.tokens[0] for each in taken)) if taken else None
+    )
 
 
 def _output(row: Running, token: int, logprobs: tuple[TokenLogprobs, ...]) -> Output:

@@ -23,12 +23,14 @@ from pensieved.engine.worker.onepass import (
     route_attention,
 )
 from pensieved.engine.worker.shelf import Cells, Shelf
+from pensieved.engine.worker.speculation.ahead import Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pensieved.engine.worker.running import Snapshot
     from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.speculation.ahead import Draft
 
 MOST_TRACES = 256
 """Shapes of which the compiled step is kept."""
@@ -85,6 +87,7 @@ class Flat:
         self._shelves: list[Shelf] = []
         self._traces: OrderedDict[Any, Any] = OrderedDict()
         self._seen: set[Any] = set()
+        self._verifier = Verifier(model, self._narrowing, shapes)
         route_attention(model)
 
     @property
@@ -146,6 +149,17 @@ class Flat:
             prompt.cells = Cells(keys, values)
         rest = [*offsets, *(array for prompt, _ in work for array in prompt.cells.arrays)]
         return (logits[0] if logits else None), rest
+
+    def verify(self, tokens: mx.array, drafts: Sequence[Draft]) -> tuple[mx.array, list[int], bool]:
+        """One pass with drafts behind some rows; see `Verifier.run`. `advance` says afterwards what was kept."""
+        return self._verifier.run(self._shelves, tokens, drafts)
+
+    def advance(self, kept: Mapping[int, int]) -> None:
+        """Count what `verify` computed: each row's token, and so many of those drafted for the row at a place."""
+        base = 0
+        for shelf in self._shelves:
+            shelf.settle({place - base: count for place, count in kept.items()})
+            base += shelf.cells.rows
 
     def arrange(self, keep: Sequence[int], coming: Sequence[tuple[FlatPrompt, int, int]]) -> list[int]:
         """Keep some rows, by their places in the pass, and take in prompts; returns the places of all of them.

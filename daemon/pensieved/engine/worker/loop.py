@@ -89,6 +89,8 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None, WarmUp]:
     )
     warm_up = WarmUp(batch, device, load.prefill_chunk)
     batch.guard(Guard(device_memory(device), load.safety_margin, keeper))
+    if load.speculation:
+        batch.speculate()
     link.send(Loaded(weights, loaded - started, cuts=cuts))
     return batch, keeper, warm_up
 
@@ -110,7 +112,8 @@ def _serve(link: Link, batch: Batch, keeper: PromptCache | None, warm_up: WarmUp
         now, memory = time.monotonic(), batch.memory
         if not outputs or now - beaten >= HEARTBEAT or memory.closed != closed:
             kept = keeper.stats if keeper is not None else PromptCacheStats()
-            link.send(Heartbeat(len(batch), mx.get_active_memory(), mx.get_cache_memory(), kept, memory))
+            held = mx.get_active_memory(), mx.get_cache_memory()
+            link.send(Heartbeat(len(batch), *held, kept, memory, batch.speculation))
             beaten, closed = now, memory.closed
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pensieved.engine.worker.shapes import Shapes
 
@@ -108,10 +108,18 @@ class Shelf:
         """Count the token that each row got."""
         self.lengths = [None if length is None else length + 1 for length in self.lengths]
 
-    def make_room(self, shapes: Shapes) -> None:
-        """Have room for one more token in each row."""
-        if self.longest + 1 > self.cells.capacity:
-            self.cells = self.cells.stretched(shapes.capacity(self.longest + 1))
+    def settle(self, more: Mapping[int, int]) -> None:
+        """Count the token that each row got, and those that some rows got besides."""
+        self.lengths = [
+            None if length is None else length + 1 + more.get(row, 0)
+            for row, length in enumerate(self.lengths)
+        ]
+        self.offsets = _on_device(self.lengths)
+
+    def make_room(self, shapes: Shapes, tokens: int = 1) -> None:
+        """Have room for so many more tokens in each row."""
+        if self.longest + tokens > self.cells.capacity:
+            self.cells = self.cells.stretched(shapes.capacity(self.longest + tokens))
 
     def arrange(
         self, keep: Sequence[int], coming: Sequence[tuple[Cells, int, int]], shapes: Shapes
