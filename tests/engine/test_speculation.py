@@ -19,7 +19,7 @@ from pensieved.engine.worker.prompt_cache.keeper import PromptCache
 from pensieved.engine.worker.prompt_cache.policy import CPU
 from pensieved.engine.worker.shapes import Shapes
 from pensieved.engine.worker.speculation import turn
-from pensieved.engine.worker.speculation.gain import MOST_ROWS, SHELF_LIFE, Gain, expected
+from pensieved.engine.worker.speculation.gain import LENGTHS, LONGEST_LIFE, MOST_ROWS, Gain, expected
 from pensieved.engine.worker.speculation.history import LONGEST, SHORTEST, History
 from pensieved.engine.worker.speculation.turn import Speculation, speculation_for
 from support.architectures import PLAIN, VOCABULARY, model_of
@@ -110,12 +110,29 @@ def test_the_length_is_what_the_measured_times_say(seconds, chance, length):
     assert gain_of(seconds).lengths([chance]) == [length]
 
 
-def test_what_was_found_dear_is_tried_again_later():
-    gain = gain_of({1: 9.0, 3: 9.0, 7: 9.0, 15: 9.0})
-    assert gain.lengths([0.9]) == [0]
-    for _ in range(SHELF_LIFE):
-        gain.took(1.0, 1)
-    assert gain.lengths([0.9]) != [0]
+def test_what_was_found_dear_is_tried_ever_more_rarely():
+    gain, tries = gain_of({}), []
+    for number in range(8 * LONGEST_LIFE):
+        (length,) = gain.lengths([0.9])
+        if length:
+            tries.append(number)
+        gain.took(9.0 if length else 1.0, 1, length)
+    early, late = (
+        sum(start <= each < start + 4 * LONGEST_LIFE for each in tries) for start in (0, 4 * LONGEST_LIFE)
+    )
+    assert early > late > 0
+    assert late < 0.02 * 4 * LONGEST_LIFE
+
+
+def test_one_slow_pass_does_not_end_it():
+    gain, drafted = gain_of({}), 0
+    for length in LENGTHS:
+        gain.took(50.0, 1, length)
+    for _ in range(100):
+        (length,) = gain.lengths([0.95])
+        drafted += length > 0
+        gain.took(1.5 if length else 1.0, 1, length)
+    assert drafted > 70
 
 
 def test_what_is_compiled_for_the_first_pass_of_its_kind_does_not_count():

@@ -24,8 +24,10 @@ SLOWEST = 2.5
 """How much longer than a plain one it may take where somebody has no draft."""
 HOPE = 0.04
 """What a further row is taken to add to a pass, in plain ones, until it is measured."""
-SHELF_LIFE = 256
-"""Passes after which a time measured is forgotten: contexts grow and shrink."""
+SHORTEST_LIFE, LONGEST_LIFE = 16, 256
+"""Passes after which a time measured is doubted, and measured again if that promises to pay: other load may have slowed
+that one pass, contexts grow and shrink. Each doubt doubles the time to the next.
+"""
 DOWN, UP = 0.5, 0.2
 """Weights of a measurement below and above what was known: a slow pass may have had other reasons."""
 
@@ -35,9 +37,8 @@ class Gain:
 
     def __init__(self) -> None:
         self._plain: dict[int, float] = {}  # rows → seconds
-        self._drafting: dict[
-            int, tuple[float, int]
-        ] = {}  # rows, drafts included → seconds, and when measured
+        self._drafting: dict[int, tuple[float, int]] = {}  # all rows → seconds, and until when to believe it
+        self._lives: dict[int, int] = {}  # all rows → passes for which to believe it
         self._tried: set[int] = set()
         self._passes = 0
 
@@ -51,7 +52,10 @@ class Gain:
         if not drafted:
             self._plain[rows] = _mixed(self._plain.get(rows), seconds)
         elif met or total in self._tried:
-            self._drafting[total] = (_mixed(self._measured(total), seconds), self._passes)
+            known = self._measured(total)
+            if known is None:
+                self._lives[total] = min(2 * self._lives.get(total, SHORTEST_LIFE // 2), LONGEST_LIFE)
+            self._drafting[total] = (_mixed(known, seconds), self._passes + self._lives[total])
         else:
             self._tried.add(total)
 
@@ -83,8 +87,8 @@ class Gain:
         return (met.get(below) or plain) + HOPE * plain * (total - below)
 
     def _measured(self, total: int) -> float | None:
-        seconds, when = self._drafting.get(total, (0.0, -SHELF_LIFE))
-        return seconds if self._passes - when < SHELF_LIFE else None
+        seconds, until = self._drafting.get(total, (0.0, 0))
+        return seconds if self._passes < until else None
 
 
 def expected(chance: float, drafted: int) -> float:
