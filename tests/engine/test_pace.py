@@ -30,6 +30,22 @@ def test_steps_with_prompts_take_what_readers_bear(plain, each, fixed):
     assert settled >= min(0.8 * PATIENCE * plain, full)
 
 
+def test_where_any_chunk_costs_a_pass_long_ones_go_along():
+    plain, fixed, each = 0.007, 0.011, 2e-6
+    pace = Pace(512, 2048)
+    took = drive(pace, plain, each, fixed=fixed)
+    assert pace.budget(8) == 512
+    assert max(took) <= plain + 1.5 * fixed
+
+
+def test_where_even_a_short_chunk_is_dear_it_stays_short():
+    plain, each = 0.01, 0.002
+    pace = Pace(512, 2048)
+    took = drive(pace, plain, each)
+    assert pace.budget(8) <= 1.5 * SMALLEST
+    assert max(took) <= plain + 1.6 * SMALLEST * each
+
+
 def test_nobody_decodes_nobody_waits():
     pace = Pace(512, 2048)
     assert pace.budget(0) == 2048

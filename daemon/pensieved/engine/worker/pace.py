@@ -22,6 +22,8 @@ HICCUP = 2.0
 """Factor beyond which a measurement counts no more: one step that took a second says nothing of the next."""
 STRIDE = 2
 """Factor by which a chunk may be longer than any that was measured."""
+HARDLY = 1.5
+"""Where the least chunk costs more than readers bear, one that costs this much more than it is no worse to them."""
 OPTIMISM = 0.998
 """What the costs of longer chunks than the one at hand fall to at each step, so that they are tried again one day."""
 
@@ -51,6 +53,7 @@ class Pace:
         self._idle_chunk = idle_chunk
         self._plain: dict[int, float] = {}  # rows that decode → seconds of a step
         self._costs: dict[int, _Cost] = {}  # by the binary logarithm of the tokens
+        self._least: float | None = None  # what the smallest chunk adds
         self._last: tuple[int, int] | None = None  # rows and prompt tokens of the previous step
 
     def budget(self, rows: int) -> int:
@@ -79,16 +82,19 @@ class Pace:
         plain = self._plain_of(rows)
         if plain is None:
             return
-        size = int(tokens).bit_length()
-        known = self._costs.setdefault(size, _Cost(tokens, max(0.0, seconds - plain)))
-        known.seconds = _mixed(known.seconds * tokens / known.tokens, max(0.0, seconds - plain))
+        more, size = max(0.0, seconds - plain), int(tokens).bit_length()
+        if tokens <= SMALLEST:
+            self._least = _mixed(self._least, more)
+        known = self._costs.setdefault(size, _Cost(tokens, more))
+        known.seconds = _mixed(known.seconds * tokens / known.tokens, more)
         known.tokens = tokens
         for other, cost in self._costs.items():
             if other > size:
                 cost.seconds *= OPTIMISM
 
     def _most(self, bound: float) -> float:
-        """Tokens of a chunk that adds `bound` seconds."""
+        """Tokens of a chunk that adds `bound` seconds, or hardly more than the least one does."""
+        bound = max(bound, HARDLY * (self._least or 0.0))
         tokens = seconds = 0.0
         for _, cost in sorted(self._costs.items()):
             if cost.seconds > bound:

@@ -19,7 +19,7 @@ FINEST_COMPILED = 256
 """The same where each capacity is traced: one step in so many is the slower for it."""
 SIXTEENTH = 16
 """Beyond that, capacity grows by a sixteenth at a time: at most that share of the KV cache is unused."""
-CHUNKS = (16, 64, 256, 512, 1024, 2048)
+CHUNKS = (16, 64, 128, 256, 512, 1024, 2048)
 """Lengths of a padded chunk of prefill."""
 SHORT = 256
 """Tokens up to which any padding is cheaper than another pass."""
