@@ -1,4 +1,4 @@
-"""The requests that run together: who waits, who is in prefill, who decodes, and what each turn of the loop does.
+"""The requests that run together: who arrives, who is in prefill, who decodes, and what each turn of the loop does.
 
 A step is one pass of the model for everybody (`runner`): a token for each request that decodes, and as many prompt
 tokens as those can bear (`pace`). What becomes of the logits is `choosing`'s and `decode`'s business.
@@ -7,53 +7,39 @@ tokens as those can bear (`pace`). What becomes of the logits is `choosing`'s an
 from __future__ import annotations
 
 import time
-from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import msgspec
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from pensieved.engine.protocol import MemoryStats, Output, Refused, SpeculationStats
+from pensieved.engine.protocol import Output, Refused, SpeculationStats
 from pensieved.engine.worker import warming
-from pensieved.engine.worker.constraint import Constraints
+from pensieved.engine.worker.arrivals import Arrivals
 from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.memory.footprint import footprint_of
 from pensieved.engine.worker.memory.gate import Gate
 from pensieved.engine.worker.pace import Pace
 from pensieved.engine.worker.prefill import Group, Keeper, Prefill
-from pensieved.engine.worker.refusal import RefusedRequestError
 from pensieved.engine.worker.runner import runner_for
-from pensieved.engine.worker.running import Running
-from pensieved.engine.worker.sampling import Samplers
 from pensieved.engine.worker.shapes import shapes_for
 from pensieved.engine.worker.speculation.turn import speculation_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future
 
     from mlx.nn.layers.base import Module
 
-    from pensieved.engine.protocol import Submit
-    from pensieved.engine.worker.constraint import Constraint
+    from pensieved.engine.protocol import MemoryStats, Submit
     from pensieved.engine.worker.grammar import Grammars
     from pensieved.engine.worker.memory.guard import Guard
+    from pensieved.engine.worker.running import Running
     from pensieved.engine.worker.shapes import Shapes
     from pensieved.engine.worker.speculation.turn import Speculation
 
-COMPILE_PATIENCE = 0.05
-"""Seconds to wait for a grammar where nothing else is to be done."""
-READ_PATIENCE = 0.05
-"""The same for what is read from disk."""
-ROOM_PATIENCE = 0.05
-"""The same for memory."""
 STEPS_BETWEEN_CLEANINGS = 512
 """MLX keeps freed memory for arrays of the same size; sizes that were outgrown never come again."""
-
-_UNCOMPILED = "The grammar cannot be compiled."
 
 
 class Batch:
@@ -91,27 +77,26 @@ class Batch:
         self._shapes = shapes
         self._max_concurrent = max_concurrent
         self._prefill_chunk = prefill_chunk
-        self._grammars = grammars
         self._keeper = keeper
-        self._vocabulary = model(mx.array([[0]])).shape[-1]  # lazy: nothing is computed for its shape
-        self._samplers = Samplers(self._vocabulary)
+        self._arrivals = Arrivals(
+            model(mx.array([[0]])).shape[-1],  # lazy: nothing is computed for its shape
+            grammars=grammars,
+            keeper=keeper,
+            on_entry=self._enter,
+            on_refusal=self._refuse,
+        )
         self._idle_chunk = shapes.idle_chunks * prefill_chunk
         self._pace = Pace(prefill_chunk, self._idle_chunk)
         self._prefill = Prefill(self._runner, shapes, keeper)
         self._decoder = Decoder()
         self._rows: dict[int, Running] = {}
-        self._constraints = Constraints(self._vocabulary)
-        self._compiling: dict[int, tuple[Submit, Future[Constraint]]] = {}
-        self._fetching: dict[int, tuple[Running, list[Future[Any]]]] = {}
-        self._submits: dict[int, Submit] = {}
-        self._gate: Gate | None = None
         self._refusals: list[Refused] = []
         self._speculation: Speculation | None = None
         self._steps = 0
         self._seen = 0.0  # when the previous step's tokens were read
 
     def __len__(self) -> int:
-        return len(self._rows) + len(self._compiling)
+        return len(self._rows) + len(self._arrivals)
 
     def insert(self, submit: Submit) -> None:
         """Add a request.
@@ -119,49 +104,30 @@ class Batch:
         Raises:
             RefusedRequestError: it cannot be run.
         """
-        self._check(submit)
-        if self._gate is not None:
-            self._gate.check(len(submit.prompt))
-        self._begin(submit)
-
-    def _begin(self, submit: Submit) -> None:
-        if not submit.grammar:
-            self._enter(submit)
-        elif self._grammars is not None:
-            self._compiling[submit.request] = (submit, self._grammars.compile(submit, self._vocabulary))
-        else:
-            raise RefusedRequestError("This engine follows no grammars.")
+        self._arrivals.add(submit)
 
     def remove(self, request: int) -> None:
         """Forget a request; unknown ones are ignored."""
-        self._compiling.pop(request, None)
-        self._submits.pop(request, None)
-        self._constraints.remove(request)
-        self._fetching.pop(request, None)
-        row = self._rows.pop(request, None)
-        if row is not None and not row.gone:
-            with mx.stream(self._stream):
-                self._keep(row, passed=True)
-            row.gone = True
-        if row is not None and not self._rows:  # nothing will step: give the memory back now
-            with mx.stream(self._stream):
-                self._settle()
+        self._arrivals.remove(request)
+        self._let_go(request)
 
     def guard(self, guard: Guard) -> None:
         """Let requests begin as memory allows, from now on."""
         with mx.stream(self._stream):
-            self._gate = Gate(guard, footprint_of(self._model, self._runner, self._shapes))
+            self._arrivals.gate = Gate(guard, footprint_of(self._model, self._runner, self._shapes))
 
     @property
     def memory(self) -> MemoryStats:
         """What the guard says."""
-        return self._gate.stats if self._gate is not None else MemoryStats()
+        return self._arrivals.memory
 
     def watch(self) -> None:
         """Have the guard look how the memory is; cheap, to be called at each turn."""
-        late = self._gate.look() if self._gate is not None else None
+        gate = self._arrivals.gate
+        late = gate.look() if gate is not None else None
         if late is not None:
-            self._put_back(late)
+            self._let_go(late.request)
+            self._arrivals.put_back(late)
 
     def first_passes(self) -> Iterator[None]:
         """The passes that a first wave of requests needs, each when it is asked for, while there are no requests."""
@@ -184,14 +150,14 @@ class Batch:
     @contextmanager
     def unremembered(self) -> Iterator[None]:
         """Keep the prompt cache, the memory guard and speculation from knowing of any request meanwhile."""
-        apart = self._gate, self._speculation
-        self._gate = self._speculation = None
+        apart = self._arrivals.gate, self._speculation
+        self._arrivals.gate = self._speculation = None
         if self._keeper is not None:
             self._keeper.is_open = False
         try:
             yield
         finally:
-            self._gate, self._speculation = apart
+            self._arrivals.gate, self._speculation = apart
             if self._keeper is not None:
                 self._keeper.is_open = True
 
@@ -210,9 +176,8 @@ class Batch:
 
     def step(self) -> tuple[Output, ...]:
         """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
-        self._admit_compiled()
-        self._admit_fetched()
-        self._admit_held()
+        for row in self._arrivals.admitted(len(self._rows)):
+            self._prefill.add(row)
         if not self._rows:
             return ()
         with mx.stream(self._stream):
@@ -220,8 +185,8 @@ class Batch:
         for output in outputs:
             if output.finish is not None:
                 self.remove(output.request)
-        for request, message in self._constraints.failures():
-            self._refuse(request, message)
+        for request, message in self._arrivals.failures():
+            self._refuse(Refused(request, message))
         return tuple(outputs)
 
     def take_refusals(self) -> list[Refused]:
@@ -235,6 +200,28 @@ class Batch:
                 if next(passes, passes) is passes:
                     return
             yield
+
+    def _enter(self, row: Running) -> None:
+        """A request that is complete, or nearly."""
+        if not self._rows:
+            self._pace.rest()
+            if self._speculation is not None:
+                self._speculation.rest()
+        self._rows[row.request] = row
+
+    def _let_go(self, request: int) -> None:
+        row = self._rows.pop(request, None)
+        if row is not None and not row.gone:
+            with mx.stream(self._stream):
+                self._keep(row, passed=True)
+            row.gone = True
+        if row is not None and not self._rows:  # nothing will step: give the memory back now
+            with mx.stream(self._stream):
+                self._settle()
+
+    def _refuse(self, refused: Refused) -> None:
+        self.remove(refused.request)
+        self._refusals.append(refused)
 
     def _step(self) -> list[Output]:
         decoder = self._decoder
@@ -313,110 +300,3 @@ class Batch:
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEANINGS == 0:
             mx.clear_cache()
-
-    def _enter(self, submit: Submit, constraint: Constraint | None = None) -> None:
-        """Let a request wait for its prefill. The grammar's mask comes behind all other processors."""
-        sampler = self._samplers.sampler(submit.sampling, submit.position)
-        processors = self._samplers.processors(submit.sampling, len(submit.prompt) - submit.position)
-        if constraint is not None:
-            self._constraints.add(submit.request, constraint)
-            sampler = constraint.remembering(sampler)
-            processors.append(partial(self._constraints.apply, constraint))
-        row = Running(
-            submit.request,
-            submit.prompt,
-            self._bounded(submit),
-            frozenset(submit.stop_tokens),
-            sampler,
-            tuple(processors),
-            submit.logprobs,
-            submit.breakpoints,
-        )
-        if not self._rows:
-            self._pace.rest()
-            if self._speculation is not None:
-                self._speculation.rest()
-        self._rows[submit.request] = row
-        self._submits[submit.request] = submit
-        reading = self._keeper.fetch(row) if self._keeper is not None else []
-        if reading:
-            self._fetching[submit.request] = (row, reading)
-        else:
-            self._queue(row)
-
-    def _bounded(self, submit: Submit) -> int:
-        """Tokens after which its answer ends: where memory does, if that is earlier than what was asked for."""
-        if self._gate is None:
-            return submit.max_tokens
-        return self._gate.bounded(len(submit.prompt), submit.max_tokens)
-
-    def _queue(self, row: Running) -> None:
-        """Let a row that is complete wait for its turn."""
-        if self._gate is not None:
-            self._gate.add(row)
-        else:
-            self._prefill.add(row)
-
-    def _put_back(self, row: Running) -> None:
-        """Let a request that runs wait for memory again, and go on later from the tokens that it has."""
-        submit, count = self._submits[row.request], len(row.answer)
-        self.remove(row.request)
-        self._begin(
-            msgspec.structs.replace(
-                submit,
-                prompt=(*submit.prompt, *row.answer),
-                max_tokens=submit.max_tokens - count,
-                position=submit.position + count,
-            )
-        )
-
-    def _refuse(self, request: int, message: str, *, overloaded: bool = False) -> None:
-        self.remove(request)
-        self._refusals.append(Refused(request, message, overloaded))
-
-    def _admit_compiled(self) -> None:
-        """Let those in whose grammar is ready; where nobody decodes, wait a moment for one."""
-        if self._compiling and not self._rows:
-            wait([future for _, future in self._compiling.values()], COMPILE_PATIENCE, FIRST_COMPLETED)
-        for request, (submit, future) in list(self._compiling.items()):
-            if not future.done():
-                continue
-            error = future.exception()
-            if error is None:
-                del self._compiling[request]
-                self._enter(submit, future.result())
-            else:  # the library is foreign code: whatever it raises is this request's alone
-                self._refuse(request, str(error) if isinstance(error, RefusedRequestError) else _UNCOMPILED)
-
-    def _admit_fetched(self) -> None:
-        """Let those wait for their prefill whose prefix was read from disk; where only they are left, wait a moment."""
-        if not self._fetching:
-            return
-        if len(self._fetching) == len(self._rows):
-            reading = [future for _, futures in self._fetching.values() for future in futures]
-            wait(reading, READ_PATIENCE, FIRST_COMPLETED)
-        for request, (row, futures) in list(self._fetching.items()):
-            if all(future.done() for future in futures):
-                del self._fetching[request]
-                self._queue(row)
-
-    def _admit_held(self) -> None:
-        """Let those wait for their prefill for whom there is memory; where nobody else is left, wait a moment for it."""
-        if self._gate is None:
-            return
-        for row in self._gate.admitted():
-            self._prefill.add(row)
-        given_up = self._gate.given_up()
-        if given_up is not None:
-            self._refuse(given_up[0].request, given_up[1], overloaded=True)
-        elif self._gate.only_waiting:
-            time.sleep(ROOM_PATIENCE)
-
-    def _check(self, submit: Submit) -> None:
-        if not submit.prompt:
-            raise RefusedRequestError("The prompt has no tokens.")
-        if submit.max_tokens < 1:
-            raise RefusedRequestError("max_tokens must be at least 1.")
-        if min(submit.prompt) < 0 or max(submit.prompt) >= self._vocabulary:
-            # MLX does not check indices: it would read foreign memory.
-            raise RefusedRequestError(f"The prompt has a token id outside of 0 to {self._vocabulary - 1}.")
