@@ -196,14 +196,34 @@ def test_the_margin_follows_the_machine(total, margin):
 
 
 def test_cuda_says_what_is_free_and_where_it_stopped_saying_so_our_own_part_is_taken_off():
-    facts, used = {"free_memory": 80 * GIB, "total_memory": 100 * GIB}, [GIB]
-    device = Cuda(lambda: facts, lambda: used[0])
+    facts, used, now = {"free_memory": 80 * GIB, "total_memory": 100 * GIB}, [GIB], [0.0]
+    device = Cuda(lambda: facts, lambda: used[0], lambda: now[0])
     assert device.total == 100 * GIB
     assert device.read() == Reading(80 * GIB)
     used[0] = 11 * GIB
     assert device.read() == Reading(70 * GIB)
+    now[0] += 2
+    assert device.read() == Reading(70 * GIB)
     facts["free_memory"] = 60 * GIB
+    now[0] += 2
     assert device.read() == Reading(60 * GIB)
+    used[0] = 10 * GIB
+    assert device.read() == Reading(61 * GIB)
+
+
+def test_a_slow_driver_is_seldom_asked():
+    now, asked = [0.0], []
+
+    def facts():
+        asked.append(now[0])
+        now[0] += 0.04
+        return {"free_memory": GIB, "total_memory": GIB}
+
+    device = Cuda(facts, lambda: 0, lambda: now[0])
+    for _ in range(10_000):
+        now[0] += 0.05
+        device.read()
+    assert 0.04 * len(asked) < 0.0015 * now[0]
 
 
 def test_metal_has_a_working_set():
