@@ -25,6 +25,12 @@ _CGROUPS = (
         "total_inactive_file",
     ),
 )
+_SHARE_LEFT = 16
+"""The margin is this part of a device's memory: what an ordinary system and its programs come to want within a second or
+two, and what a pass needs for its scratch."""
+_LEAST_LEFT, _MOST_LEFT = 512 * 1024**2, 2 * 1024**3
+_SHARE_OF_SMALL = 8
+"""And never more than this part: in a small container half a gibibyte is a lot."""
 _PRESSURE = b"kern.memorystatus_vm_pressure_level"
 
 
@@ -41,6 +47,12 @@ def total_memory() -> int:
     limit = _limit()
     total = psutil.virtual_memory().total
     return total if limit is None else min(total, limit[0])
+
+
+def margin_for(total: int) -> int:
+    """Bytes to be left free on a device of `total`, where the settings leave it to the machine."""
+    wanted = max(_LEAST_LEFT, min(_MOST_LEFT, total // _SHARE_LEFT))
+    return min(wanted, total // _SHARE_OF_SMALL)
 
 
 def available_memory() -> int:

@@ -62,6 +62,12 @@ def test_progress_is_shown_until_it_is_ready(capsys):
     assert "warming" in shown
 
 
+def test_a_daemon_that_only_lacks_memory_is_not_waited_for():
+    guard = {"available": 1, "margin": 2, "closed": True, "waiting": 0}
+    with FakeStatus(phase="ready", memory={"daemon": 1, "engine": 1, "guard": guard}) as daemon:
+        assert wait(Agent(RUNNING), Address(f"http://127.0.0.1:{daemon.port}")).report.short_of_memory
+
+
 def test_the_daemon_that_is_being_replaced_does_not_count():
     with FakeStatus(phase="ready", started_at=time.time() - 10) as daemon:
         daemon.ready = True

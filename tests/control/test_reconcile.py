@@ -50,7 +50,7 @@ class World:
         self.board = StatusBoard()
         self.board.subscribe(self._note)
         self.fits = fits
-        self.succession = Succession(self.board, self._make, lambda _: self.fits)
+        self.succession = Succession(self.board, self._make, lambda *_: self.fits)
         self.reconciler = None
 
     def _note(self, status):
@@ -302,6 +302,26 @@ def test_when_the_new_model_fails_the_old_one_serves_on(world, models, fits):
     assert drain(w.ask())[0] == (1000 if fits else 3000)
     w.want(models[0])  # the change is taken back
     assert w.settle(Phase.READY, "tiny").error is None
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_when_the_new_model_dies_while_it_compiles_the_old_one_serves_on(world, models, fits):
+    world = world(fits=fits)
+    world.scripts = [Script(), Script(on_warm=PERMANENT), Script()]
+    world.start(models[0])
+    world.want(models[1])
+    assert world.settle(Phase.DEGRADED, "tiny").error
+    assert len(drain(world.ask())) == 5
+
+
+def test_a_reload_leaves_a_sleeping_engine_asleep(world, models):
+    world = world()
+    world.start(models[0], engine={"idle_unload": 0.3})
+    world.settle(Phase.IDLE)
+    wait_until(lambda: world.succession.engine.stats.pid is None)
+    world.want(models[0], engine={"idle_unload": 0.3})
+    wait_until(lambda: world.reconciler.settled)
+    assert world.board.current.phase is Phase.IDLE
 
 
 def test_a_temporary_failure_of_a_swap_is_tried_again(world, models):

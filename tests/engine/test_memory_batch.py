@@ -186,6 +186,19 @@ def test_who_waits_in_vain_is_told_that_it_is_too_much_now(model, alone):
     assert scene.finished(0) == [alone[0]]
 
 
+def test_how_long_somebody_waited_who_left_is_not_counted_for_the_next(model):
+    scene = Scene(model, MARGIN + 2 * row(192))
+    scene.turns(11)
+    scene.machine.others = scene.machine.total - MARGIN - MIB
+    scene.ask(0)
+    scene.turns(20)
+    scene.batch.remove(0)
+    scene.clock.now += 10 * gate.PATIENCE
+    scene.ask(1)
+    scene.turns(20)
+    assert not scene.refused
+
+
 def test_of_those_who_wait_in_vain_each_gets_a_last_try(model):
     scene = Scene(model, MARGIN + 2 * row(192))
     scene.turns(11)

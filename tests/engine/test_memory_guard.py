@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 from pensieved.engine.memorylog import tell
 from pensieved.engine.protocol import MemoryStats
 from pensieved.engine.worker.memory.device import Cuda, Host, Reading, bound_reuse, device_memory
-from pensieved.engine.worker.memory.guard import INTERVAL, Guard, margin_for
-from pensieved.machine import Pressure
+from pensieved.engine.worker.memory.guard import INTERVAL, Guard
+from pensieved.machine import Pressure, margin_for
 from support.memories import Clock
 
 GIB = 1024**3

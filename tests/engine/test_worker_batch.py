@@ -284,7 +284,7 @@ def test_what_was_warmed_up_answers_the_same(monkeypatch, kind, policy):
     batch = warmed(monkeypatch, model, POLICIES[policy], 3)
     for sampling in (warming.COMMON, *warming.RARER):
         warming.sample(batch, sampling, logprobs=2)
-    warming.learn_pace(batch, 32)
+    warming.learn_pace(batch, 16)
     assert batch._runner.width == len(batch) == 0
     assert answer(batch, wanted) == expected(model, wanted, TOKENS)
 
@@ -337,12 +337,24 @@ def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, l
     monkeypatch.setattr(warming, "LATER", 64)
     warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU, 32)
     assert warm_up.go_on()
+    warm_up._began -= 2 * warming.IMPATIENCE  # it took long, but nobody was there
     warm_up.leave_off()
     assert not warm_up.warm
     monkeypatch.setattr(warming, "IMPATIENCE", 0.0)
     warm_up.leave_off()
     assert warm_up.warm
     assert warm_up.go_on()  # what is left is met all the same, once nobody is there
+
+
+def test_one_slot_is_warmed_up_too(monkeypatch, llama):
+    monkeypatch.setattr(warming, "SOON", 64)
+    monkeypatch.setattr(warming, "LATER", 64)
+    batch = batch_of(llama, CUDA, max_concurrent=1)
+    warm_up = warming.WarmUp(batch, GPU, 32)
+    while warm_up.go_on():
+        pass
+    wanted = prompts([20, 5])
+    assert answer(batch, wanted) == expected(llama, wanted, TOKENS)
 
 
 def test_a_cpu_is_warm_at_once(llama):

@@ -44,6 +44,7 @@ class Script:
         lives: how many of its lives are affected by `die_after` and `on_load`; 0: all.
         on_load: "" loads well; else what happens instead.
         load_delay: seconds that loading takes.
+        on_warm: "" compiles well; else what happens when it has loaded.
         warm_file: while it names a file that is not there, the engine compiles, and answers meanwhile.
         chatter: text printed at start.
         log: file to which each life adds a line with its pid.
@@ -60,6 +61,7 @@ class Script:
     lives: int = 0
     on_load: str = ""
     load_delay: float = 0.0
+    on_warm: str = ""
     warm_file: str = ""
     chatter: str = ""
     log: str = ""
@@ -150,6 +152,8 @@ class ScriptedEngine:
             self.misbehave(self.script.on_load)
         self.link.send(protocol.Warming())
         self.link.send(protocol.Loaded(1000, 0.0))
+        if self.affected and self.script.on_warm:
+            self.misbehave(self.script.on_warm)
         warm = False
         while True:
             if not warm and (not self.script.warm_file or Path(self.script.warm_file).exists()):

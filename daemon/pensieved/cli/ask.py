@@ -122,6 +122,12 @@ class DaemonReport(msgspec.Struct, frozen=True):
     prompt_cache: PromptCacheReport | None = None
 
     @property
+    def short_of_memory(self) -> bool:
+        """Whether nothing but memory is missing: it answers requests as others leave some."""
+        guard = self.memory.guard if self.memory is not None else None
+        return self.phase == "ready" and guard is not None and guard.closed
+
+    @property
     def read_at(self) -> float:
         """When it read its configuration last."""
         return max(self.started_at, self.config.read_at if self.config else 0.0)

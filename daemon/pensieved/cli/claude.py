@@ -177,7 +177,7 @@ def _look(address: Address) -> Served:
             f"{'' if address.key else ', or it wants an API key that is not configured here'}.",
             hint="Start it with `pensieved run` or `pensieved start`, or say where it is: --base-url URL.",
         )
-    if not answer.ready:
+    if not answer.ready and not answer.report.short_of_memory:
         raise NotRunningError(_not_ready(answer), hint="`pensieved status --watch` shows how far it is.")
     return msgspec.json.decode(answer.raw, type=Served)
 

@@ -71,7 +71,7 @@ class _Watcher:
                 self._follow(answer.report)
             elif answer.report.phase == "degraded":
                 self._failed(answer.report)
-            elif answer.ready:
+            elif answer.ready or answer.report.short_of_memory:
                 return answer
             else:
                 self._heard = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pensieved.machine import available_memory, total_memory
+from pensieved.machine import available_memory, margin_for, total_memory
 
 if TYPE_CHECKING:
     from pensieved.settings.schema import MemorySettings, ServerSettings
@@ -35,7 +35,8 @@ def safety_margin(memory: MemorySettings) -> int | None:
     return None if memory.safety_margin == "auto" else memory.safety_margin
 
 
-def fits_beside(weight_bytes: int) -> bool:
-    """Whether a model of this size, with one request, fits into the memory that is free now."""
-    needed = _BESIDE_WEIGHTS * weight_bytes + BYTES_PER_REQUEST + RESERVED
-    return available_memory() >= needed
+def fits_beside(weight_bytes: int, memory: MemorySettings) -> bool:
+    """Whether a model of this size, with one request, fits into the memory that is free now and leaves the margin so."""
+    margin = safety_margin(memory)
+    left = max(RESERVED, margin_for(total_memory()) if margin is None else margin)
+    return available_memory() >= _BESIDE_WEIGHTS * weight_bytes + BYTES_PER_REQUEST + left

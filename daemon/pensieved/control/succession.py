@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pensieved.models.preparation import PreparedModel
     from pensieved.models.progress import Progress
     from pensieved.settings import Settings
+    from pensieved.settings.schema import MemorySettings
 
     OnState = Callable[[EngineState, str], None]
     MakeEngine = Callable[[EngineConfig, OnState], Engine]
@@ -58,14 +59,14 @@ class Succession:
     Args:
         board: where the phase is written.
         make_engine: gives an engine that is not started.
-        fits: whether weights of so many bytes fit into memory beside what is there.
+        fits: whether weights of so many bytes fit into memory beside what is there, under these settings.
     """
 
     def __init__(
         self,
         board: StatusBoard,
         make_engine: MakeEngine = Engine,
-        fits: Callable[[int], bool] = fits_beside,
+        fits: Callable[[int, MemorySettings], bool] = fits_beside,
     ) -> None:
         self._board = board
         self._make_engine = make_engine
@@ -129,7 +130,7 @@ class Succession:
         resident, serving = self._resident, self._serving
         if resident is None or serving is None or resident.engine.failed:
             self._begin(prepared, settings)
-        elif self._fits(prepared.manifest.weight_bytes or 0):
+        elif self._fits(prepared.manifest.weight_bytes or 0, settings.memory):
             self._swap(resident, serving, prepared, settings)
         else:
             self._replace(resident, serving, prepared, settings)
@@ -161,7 +162,10 @@ class Succession:
         trouble, engine = self._trouble, self.engine
         if trouble is None:
             state = engine.stats.state if engine is not None else EngineState.READY
-            self._board.enter(_ENGINE_PHASE.get(state, Phase.READY))
+            if state is EngineState.ASLEEP and self._resident is not None:
+                self._follow(self._resident, state, "")
+            elif state is not EngineState.FAILED:  # which has been told
+                self._board.enter(_ENGINE_PHASE.get(state, Phase.READY))
             return
         self._board.enter(
             Phase.DEGRADED if self._serving else Phase.FAILED,
@@ -170,7 +174,7 @@ class Succession:
             retry_at=trouble.retry_at,
         )
 
-    def _begin(self, prepared: PreparedModel, settings: Settings) -> None:
+    def _begin(self, prepared: PreparedModel, settings: Settings) -> Engine:
         """Load where nothing answers; requests that wait do so no longer than until it can."""
         if (broken := self._resident) is not None:
             self._resident = self._serving = None
@@ -179,6 +183,7 @@ class Succession:
         self._board.enter(Phase.LOADING, detail=prepared.manifest.name)
         resident, serving = self._load(self._engine_for(settings), prepared, settings, warm=False)
         self._resident, self._serving = resident, serving
+        return resident.engine
 
     def _swap(
         self, old: Resident, serving: ServingModel, prepared: PreparedModel, settings: Settings
@@ -205,7 +210,7 @@ class Succession:
         self._resident = None
         old.engine.stop(STOP_SECONDS)
         try:
-            self._begin(prepared, settings)
+            self._begin(prepared, settings).wait_warm()
         except PensievedError as error:
             log.warning("model.rolling_back", model=serving.name, reason=error.what)
             self._begin(old.prepared, old.settings)

@@ -213,7 +213,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
-    """A `Submit` was read; sent before anything is done with it, so that a death can be told from never starting."""
+    """A `Submit` begins; sent before anything is done for it, so that a death can be told from never starting."""
 
     request: int
 

@@ -326,7 +326,7 @@ class Engine:
         self._enter(EngineState.FAILED, str(failure))
 
     def _patience(self, life: _Life) -> float:
-        return self._config.hang_timeout if life.loaded else self._config.load_timeout
+        return self._config.hang_timeout if life.warm else self._config.load_timeout
 
     def _hear(self, life: _Life, frame: FromEngine) -> None:
         """A frame of the living engine."""

@@ -91,7 +91,7 @@ class Arrivals:
             RefusedRequestError: it cannot be run.
         """
         self._check(submit)
-        if self.gate is not None:
+        if self.gate is not None and not submit.position:  # one that goes on was let in once
             self.gate.check(len(submit.prompt))
         self._begin(submit)
 

@@ -27,7 +27,7 @@ from pensieved.engine.worker.shapes import shapes_for
 from pensieved.engine.worker.speculation.turn import speculation_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mlx.nn.layers.base import Module
 
@@ -53,6 +53,7 @@ class Batch:
         grammars: makes the constraints of requests that have a grammar; without it they are refused.
         keeper: prompt cache, if there is one.
         shapes: policy for the sizes of arrays; the device's own by default.
+        on_begin: told of each request, by its number, when something is first done for it on the device.
 
     Raises:
         UnloadableError: requests of this model cannot run together.
@@ -68,6 +69,7 @@ class Batch:
         grammars: Grammars | None = None,
         keeper: Keeper | None = None,
         shapes: Shapes | None = None,
+        on_begin: Callable[[int], object] = lambda _: None,
     ) -> None:
         maybe_set_recommended_wired_limit()
         self._stream = mx.new_stream(device)
@@ -75,7 +77,7 @@ class Batch:
             self._runner, shapes = runner_for(model, shapes or shapes_for(device))
         self._model = model
         self._shapes = shapes
-        self._max_concurrent = max_concurrent
+        self.max_concurrent = max_concurrent
         self._prefill_chunk = prefill_chunk
         self._keeper = keeper
         self._arrivals = Arrivals(
@@ -90,6 +92,7 @@ class Batch:
         self._prefill = Prefill(self._runner, shapes, keeper)
         self._decoder = Decoder()
         self._rows: dict[int, Running] = {}
+        self._on_begin = on_begin
         self._refusals: list[Refused] = []
         self._speculation: Speculation | None = None
         self._steps = 0
@@ -134,7 +137,7 @@ class Batch:
         passes = warming.first_passes(
             self._runner,
             self._shapes,
-            rows=self._max_concurrent,
+            rows=self.max_concurrent,
             idle_chunk=self._idle_chunk,
             chunk=self._prefill_chunk,
         )
@@ -143,7 +146,7 @@ class Batch:
     def further_passes(self) -> Iterator[None]:
         """Those of longer prompts; see `first_passes`."""
         passes = warming.further_passes(
-            self._runner, self._shapes, rows=self._max_concurrent, idle_chunk=self._idle_chunk
+            self._runner, self._shapes, rows=self.max_concurrent, idle_chunk=self._idle_chunk
         )
         return self._in_stream(passes)
 
@@ -177,6 +180,7 @@ class Batch:
     def step(self) -> tuple[Output, ...]:
         """A decode step of all requests that decode, and a chunk of prefill of those that do not yet."""
         for row in self._arrivals.admitted(len(self._rows)):
+            self._on_begin(row.request)
             self._prefill.add(row)
         if not self._rows:
             return ()
@@ -262,7 +266,7 @@ class Batch:
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""
         decoding = sum(not row.gone for row in self._decoder.rows)
-        self._prefill.admit(self._max_concurrent - decoding, self._pace.budget(decoding))
+        self._prefill.admit(self.max_concurrent - decoding, self._pace.budget(decoding))
         groups = self._prefill.finished()
         decoder = self._decoder
         if not groups and not any(row.gone for row in decoder.rows):

@@ -86,6 +86,7 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None, WarmUp]:
         prefill_chunk=load.prefill_chunk,
         grammars=Grammars(Path(load.path)),
         keeper=keeper,
+        on_begin=lambda request: link.send(Taken(request)),
     )
     warm_up = WarmUp(batch, device, load.prefill_chunk)
     batch.guard(Guard(device_memory(device), load.safety_margin, keeper))
@@ -132,7 +133,8 @@ def _warm(link: Link, batch: Batch, warm_up: WarmUp) -> bool:
 def _apply(link: Link, batch: Batch, frame: Submit | Cancel | Load) -> None:
     match frame:
         case Submit():
-            link.send(Taken(frame.request))
+            if frame.grammar:  # compiled at once, by foreign code
+                link.send(Taken(frame.request))
             try:
                 batch.insert(frame)
             except RefusedRequestError as error:

@@ -61,6 +61,7 @@ class WarmUp:
         self.warm = False
         with batch.unremembered():
             sample(batch, Sampling(), tokens=1)  # touches all weights
+        self._alone = time.monotonic()  # when nobody was there last
 
     @property
     def seconds(self) -> float:
@@ -69,6 +70,7 @@ class WarmUp:
 
     def go_on(self) -> bool:
         """Meet something; whether there was anything left."""
+        self._alone = time.monotonic()
         with self._batch.unremembered():
             if not self.warm and next(self._soon, self) is self:
                 self.warm = True
@@ -76,7 +78,7 @@ class WarmUp:
 
     def leave_off(self) -> None:
         """Put off what is left where users have not stopped asking for long: they have met what they need."""
-        if not self.warm and self.seconds > IMPATIENCE:
+        if not self.warm and time.monotonic() - self._alone > IMPATIENCE:
             self._later = chain(self._soon, self._later)
             self.warm = True
 
@@ -85,7 +87,10 @@ class WarmUp:
         for sampling in (COMMON, *RARER):
             sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
             yield
-        learn_pace(self._batch, prefill_chunk)
+        if self._batch.max_concurrent > 1:  # else no prompt is ever computed beside somebody who decodes
+            for length in _lengths(prefill_chunk):
+                learn_pace(self._batch, length)
+                yield
 
 
 def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens: int = 3) -> None:
@@ -95,18 +100,15 @@ def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens
         batch.step()
 
 
-def learn_pace(batch: Batch, prefill_chunk: int) -> None:
-    """Prompts beside somebody who decodes, so that the first real one finds chunks of the right size."""
+def learn_pace(batch: Batch, length: int) -> None:
+    """A prompt beside somebody who decodes, in chunks of `length`: the first real one is to find some of the right size."""
     batch.insert(Submit(request=0, prompt=(0,), max_tokens=1 << 30, stop_tokens=()))
     for _ in range(8):
         batch.step()
-    for length in _lengths(prefill_chunk):
-        batch.try_chunks(length)
-        batch.insert(
-            Submit(request=1, prompt=(0,) * (CHUNKS_TRIED * length + 1), max_tokens=1, stop_tokens=())
-        )
-        while not any(output.request == 1 for output in batch.step()):
-            pass
+    batch.try_chunks(length)
+    batch.insert(Submit(request=1, prompt=(0,) * (CHUNKS_TRIED * length + 1), max_tokens=1, stop_tokens=()))
+    while not any(output.request == 1 for output in batch.step()):
+        pass
     batch.try_chunks(None)
     batch.remove(0)
 

@@ -88,13 +88,17 @@ class Footprint:
 
     def fitting(self, room: int) -> int:
         """Tokens of the longest request that fits into `room` bytes."""
-        if self.row(ENDLESS) <= room:
+        if self._most(ENDLESS) <= room:
             return ENDLESS
         low, high = 0, ENDLESS
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.row(middle) <= room else (low, middle)
+            low, high = (middle, high) if self._most(middle) <= room else (low, middle)
         return low
+
+    def _most(self, tokens: int) -> int:
+        """Bytes of a request of so many tokens, which may have to be computed again as a prompt."""
+        return max(self.row(tokens), self.prompt(tokens))
 
     def _shelf(self, lengths: Sequence[int]) -> int:
         return self._rows(len(lengths)) * self.row(lengths[0]) if lengths else 0

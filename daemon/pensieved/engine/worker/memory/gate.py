@@ -74,8 +74,9 @@ class Gate:
 
     def add(self, row: Running) -> None:
         """A request that wants to begin; earlier ones, which may come back, are in front."""
+        self._tidy()
         if not self._line:
-            self._waiting_since = self._guard.clock()
+            self._waiting_since, self._lone = self._guard.clock(), None
         self._line.append(row)
         self._line.sort(key=lambda each: each.request)
         self._tried = (float("-inf"), 0)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import mlx.core as mx
 
 from pensieved.engine.protocol import MemoryStats
-from pensieved.machine import Pressure
+from pensieved.machine import Pressure, margin_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0
 """Seconds between two looks."""
-SHARE_LEFT = 16
-"""The margin is this part of the device's memory, where the settings do not say: what an ordinary system and its
-programs come to want within a second or two, and what a pass needs for its scratch."""
-LEAST_LEFT, MOST_LEFT = 512 * 1024**2, 2 * 1024**3
-SHARE_OF_SMALL = 8
-"""And never more than this part: in a small container half a gibibyte is a lot."""
 ABOVE = 8
 """It opens at this part of the margin above it."""
 LITTLE = 128
@@ -51,12 +45,6 @@ class PromptCache(Protocol):
 
     def bound(self, budget: int) -> None:
         """Hold no more than `budget` bytes from now on."""
-
-
-def margin_for(total: int) -> int:
-    """Bytes to be left free on a device of `total`, where the settings leave it to the machine."""
-    wanted = max(LEAST_LEFT, min(MOST_LEFT, total // SHARE_LEFT))
-    return min(wanted, total // SHARE_OF_SMALL)
 
 
 class Guard:

@@ -51,6 +51,7 @@ class PromptCache:
         self._most = budget
         self._memory = Memory(budget, self._forget)
         self._reading: dict[Entry, Future[Read | None]] = {}
+        self._settle()
 
     @property
     def stats(self) -> PromptCacheStats:

@@ -42,7 +42,7 @@ class Speculation:
     def __init__(self, runner: Flat, gain: Gain | None = None) -> None:
         self._runner = runner
         self._gain = gain or Gain()
-        self._histories: dict[int, History] = {}
+        self._histories: dict[int, tuple[Running, History]] = {}
         self._seen: tuple[float, int] | None = (
             None  # when the last plain pass's tokens were read, and its rows
         )
@@ -105,19 +105,23 @@ class Speculation:
         for request in self._histories.keys() - rows.keys():
             del self._histories[request]
         for request, row in rows.items():
-            if request not in self._histories:
-                self._histories[request] = History(row.ids)
-            self._histories[request].follow(row.answer)
+            known, history = self._histories.get(request, (None, None))
+            if (
+                history is None or known is not row
+            ):  # one that was put back is another row, with a longer prompt
+                history = History(row.ids)
+                self._histories[request] = row, history
+            history.follow(row.answer)
 
     def _chance(self, row: Running) -> float:
-        history = self._histories.get(row.request)
-        return 0.0 if history is None or row.gone or row.ends_next else history.chance
+        known, history = self._histories.get(row.request, (None, None))
+        return 0.0 if history is None or known is not row or row.gone or row.ends_next else history.chance
 
     def _drafts(self, decoder: Decoder) -> list[tuple[Running, int, list[int]]]:
         """The rows that have a draft, their places, and the draft."""
         lengths = self._gain.lengths([self._chance(row) for row in decoder.rows])
         return [
-            (row, place, self._histories[row.request].draft(min(length, row.max_tokens - len(row.answer))))
+            (row, place, self._histories[row.request][1].draft(min(length, row.max_tokens - len(row.answer))))
             for row, place, length in zip(decoder.rows, decoder.places, lengths, strict=True)
             if length
         ]
