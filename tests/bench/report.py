@@ -133,7 +133,7 @@ def _work(result: Result) -> str:
     return " ".join(
         [
             f"{model['parameters'] / 1e6:.0f} M parameters, {model['weight_bytes'] / 2**20:.0f} MiB of weights; {preload}.",
-            f"{plan['rounds']} rounds, {plan['requests']} requests of each stream, {plan['tokens']} tokens an answer,",
+            f"{plan['rounds']} round{'s' * (plan['rounds'] > 1)}, {plan['requests']} requests of each stream, {plan['tokens']} tokens an answer,",
             f"temperature 0, seed {plan['seed']}.",
             f"The load generator took at most {tables.client_cost(result):.1%} of one core.",
         ]

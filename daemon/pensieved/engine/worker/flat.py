@@ -6,7 +6,6 @@ results, and positions and lengths as arrays, one trace serves every step of the
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from pensieved.engine.worker.onepass import (
 )
 from pensieved.engine.worker.shelf import Cells, Shelf
 from pensieved.engine.worker.speculation.ahead import Verifier
+from pensieved.engine.worker.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ class Flat:
         self._narrowing = Narrowing(model)
         self._blank = _blank_layers(model)
         self._shelves: list[Shelf] = []
-        self._traces: OrderedDict[Any, Any] = OrderedDict()
+        self._traces = Traces(MOST_TRACES)
         self._seen: set[Any] = set()
         self._verifier = Verifier(model, self._narrowing, shapes)
         route_attention(model)
@@ -251,11 +251,7 @@ class Flat:
         if shapes and key not in self._seen:
             self._seen.add(key)
             return plain
-        trace = self._traces.pop(key, None) or mx.compile(plain)
-        self._traces[key] = trace
-        if len(self._traces) > MOST_TRACES:
-            self._traces.popitem(last=False)
-        return trace
+        return self._traces.of(key, plain)
 
     def _pass(
         self,

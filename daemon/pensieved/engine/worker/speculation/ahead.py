@@ -7,7 +7,6 @@ are never looked at and written again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import mlx.core as mx
 
 from pensieved.engine.worker.onepass import Decoding, forward
 from pensieved.engine.worker.shelf import Cells
+from pensieved.engine.worker.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Verifier:
         self._model = model
         self._narrowing = narrowing
         self._shapes = shapes
-        self._traces: OrderedDict[Any, Any] = OrderedDict()
+        self._traces = Traces(MOST_TRACES)
 
     def run(
         self, shelves: Sequence[Shelf], tokens: mx.array, drafts: Sequence[Draft]
@@ -117,11 +117,7 @@ class Verifier:
         plain = partial(self._pass, key[0])
         if not self._shapes.compiled:
             return plain
-        trace = self._traces.pop(key, None) or mx.compile(plain)
-        self._traces[key] = trace
-        if len(self._traces) > MOST_TRACES:
-            self._traces.popitem(last=False)
-        return trace
+        return self._traces.of(key, plain)
 
     def _pass(self, layout: Layout, tokens: mx.array, offsets: list[mx.array], cells: list[Any]) -> Any:
         """All that it reads or changes is an argument or a result, but for the weights."""
