@@ -62,9 +62,18 @@ def available_memory() -> int:
     return available if limit is None else max(0, min(available, limit[0] - limit[1]))
 
 
+def tells_pressure() -> bool:
+    """Whether the system says itself when memory is short.
+
+    Where it does, that counts, not `available_memory`: macOS fills its memory on purpose, and has much that it would compress or
+    drop for whoever asks.
+    """
+    return platform.system() == "Darwin"
+
+
 def pressure() -> Pressure:
-    """The system's own word; NORMAL where it says none, and `available_memory` must do."""
-    if platform.system() != "Darwin":
+    """The system's own word; NORMAL where it says none."""
+    if not tells_pressure():
         return Pressure.NORMAL
     level, size = ctypes.c_int(), ctypes.c_size_t(ctypes.sizeof(ctypes.c_int))
     if ctypes.CDLL(None).sysctlbyname(_PRESSURE, ctypes.byref(level), ctypes.byref(size), None, 0):

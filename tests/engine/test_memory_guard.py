@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 from structlog.testing import capture_logs
 
+from pensieved import machine
 from pensieved.engine.memorylog import tell
 from pensieved.engine.protocol import MemoryStats
 from pensieved.engine.worker.memory.device import Cuda, Host, Reading, bound_reuse, device_memory
@@ -231,6 +232,12 @@ def test_metal_has_a_working_set():
     part = Host(most=mx.get_active_memory() + mx.get_cache_memory() + (1 << 20))
     assert part.total < whole.total
     assert part.read().available <= 1 << 20 < whole.read().available
+
+
+def test_a_system_that_tells_of_pressure_may_have_its_memory_full(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 0)
+    assert Host(told=False).read().available == 0
+    assert Host(told=True).read().available > GIB
 
 
 def test_a_cpu_has_the_machines_memory():

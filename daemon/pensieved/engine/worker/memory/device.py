@@ -55,15 +55,17 @@ class Host:
 
     Args:
         most: bytes that may be in use at once, where the device says so (Metal's working set).
+        told: whether the system says itself when its memory is short; else what it has available decides.
     """
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, most: int | None = None, *, told: bool | None = None) -> None:
         self._most = most
+        self._told = machine.tells_pressure() if told is None else told
         self.total = min(machine.total_memory(), most or machine.total_memory())
 
     def read(self) -> Reading:
         """See `Device`."""
-        available = machine.available_memory()
+        available = self.total - in_use() if self._told else machine.available_memory()
         if self._most is not None:
             available = min(available, self._most - in_use())
         return Reading(max(0, available), machine.pressure())
