@@ -142,7 +142,11 @@ def test_the_prompt_cache_takes_no_memory_that_is_reserved(model):
         scene.ask(number)
     scene.finished(*range(6))
     scene.turns(11)
-    assert 0 < scene.keeper.used < 2 * row(192)
+    assert scene.keeper.used < 2 * row(192)
+    scene.ask(6)  # alone: whether pairs leave room depends on when each ends
+    scene.finished(6)
+    scene.turns(11)
+    assert row(100) <= scene.keeper.used < 2 * row(192)
     assert scene.machine.read().available + mx.get_cache_memory() >= MARGIN
 
 
