@@ -91,21 +91,23 @@ def test_marks_that_are_none_are_refused_with_their_place(front, mark):
 
 def test_the_sdk_of_anthropic_reads_it(front):
     recalling(front, 7)
-    client = anthropic.Anthropic(base_url=front.url, api_key="x")
-    with client.messages.stream(**question(LONG)) as stream:
+    with (
+        anthropic.Anthropic(base_url=front.url, api_key="x") as client,
+        client.messages.stream(**question(LONG)) as stream,
+    ):
         usage = stream.get_final_message().usage
     assert usage.cache_read_input_tokens == 7
 
 
 def test_openai_counts_the_whole_and_details_the_part(front):
     recalling(front, 11)
-    client = openai.OpenAI(base_url=f"{front.url}/v1", api_key="x")
-    chat = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": LONG}]).usage
-    assert (chat.prompt_tokens, chat.prompt_tokens_details.cached_tokens) == (total(front), 11)
-    text = client.completions.create(model=MODEL, prompt=LONG).usage
-    assert (text.prompt_tokens, text.prompt_tokens_details.cached_tokens) == (total(front), 11)
-    response = client.responses.create(model=MODEL, input=LONG).usage
-    assert (response.input_tokens, response.input_tokens_details.cached_tokens) == (total(front), 11)
+    with openai.OpenAI(base_url=f"{front.url}/v1", api_key="x") as client:
+        chat = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": LONG}]).usage
+        assert (chat.prompt_tokens, chat.prompt_tokens_details.cached_tokens) == (total(front), 11)
+        text = client.completions.create(model=MODEL, prompt=LONG).usage
+        assert (text.prompt_tokens, text.prompt_tokens_details.cached_tokens) == (total(front), 11)
+        response = client.responses.create(model=MODEL, input=LONG).usage
+        assert (response.input_tokens, response.input_tokens_details.cached_tokens) == (total(front), 11)
 
 
 # --- why a miss is one -------------------------------------------------------------------------------------
@@ -137,7 +139,8 @@ def test_text_is_shown_only_where_the_configuration_allows_it(front):
     front.daemon.settings = front.daemon.settings.model_copy(update={"prompt_cache": explaining})
     with capture_logs() as logs:
         reply = front.say(LONG)
-        wait_until(lambda: any(line["event"] == "request" for line in logs))
+        mine = reply.headers["request-id"]
+        wait_until(lambda: any(line.get("request_id") == mine for line in logs))
     assert "set-cookie" not in reply.headers
     shown = dict(part.split("=", 1) for part in reply.headers["x-pensieved-cache"].split("; ")[4:])
     prompt = list(front.engine.submitted[-1].prompt)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from support.front import wait_until
 from support.modelled import modelled_front, prompt_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -50,6 +51,10 @@ def claude(request):
     return program
 
 
+def posts(logs):
+    return [line for line in logs if line["event"] == "request" and line["method"] == "POST"]
+
+
 def run(claude, front, folder, *arguments):
     """What it prints, and the log lines of what it asked."""
     environment = SETTINGS | {
@@ -70,8 +75,10 @@ def run(claude, front, folder, *arguments):
             check=False,
             timeout=240,
         )
+        # A line is written after the last byte, which its reader may be ahead of.
+        wait_until(lambda: len(posts(logs)) >= len(front.engine.submitted))
     assert done.returncode == 0, done.stderr + done.stdout
-    asked = [line for line in logs if line["event"] == "request" and line["method"] == "POST"]
+    asked = posts(logs)
     assert all(line["status"] == 200 and line["stream"] for line in asked)
     return done.stdout.strip(), asked
 

@@ -10,6 +10,9 @@ from pensieved.control.status import Phase
 from support.front import question, running_front, serving_model, wait_until
 
 ENDLESS = "on and on " * 1000
+ROOM = {"context_length": 20_000}
+LONG = 15_000
+"""Tokens, more than ENDLESS has; as it has no end token, that answer is never finished by itself."""
 
 
 def send(front, **fields):
@@ -22,8 +25,8 @@ def send(front, **fields):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_while_the_engine_answers(stream):
-    with running_front(ENDLESS) as front, capture_logs() as logs:
-        with send(front, stream=stream, max_tokens=450) as sock:
+    with running_front(ENDLESS, **ROOM) as front, capture_logs() as logs:
+        with send(front, stream=stream, max_tokens=LONG) as sock:
             wait_until(lambda: front.engine.running)
             if stream:
                 assert sock.recv(10)
@@ -69,12 +72,12 @@ def test_while_the_model_loads():
 
 
 def test_many_that_come_and_go_leave_nothing_behind():
-    with running_front(ENDLESS, max_concurrent=2, max_queued=30) as front:
-        sockets = [send(front, stream=number % 2 == 0, max_tokens=450) for number in range(20)]
+    with running_front(ENDLESS, max_concurrent=2, max_queued=30, **ROOM) as front:
+        sockets = [send(front, stream=number % 2 == 0, max_tokens=LONG) for number in range(20)]
         wait_until(lambda: front.admission.running == 2 and front.admission.queued == 18)
         for sock in sockets:
             sock.close()
-        assert front.admission.wait_idle(20)
+        assert front.admission.wait_idle(60)
         wait_until(lambda: front.engine.client.live == 0)
         front.engine.answer = lambda _: [front.daemon.serving.text.stop_token_ids[0]]
         assert front.say().status == 200

@@ -12,7 +12,7 @@ from pensieved.http.door import check_exposure
 from pensieved.settings import load_settings
 from pensieved.settings.keys import api_keys
 from pensieved.settings.schema import ServerSettings, Settings
-from support.front import MODEL, question, running_front
+from support.front import MODEL, question, running_front, wait_until
 
 KEY, OTHER = "psv-3f9c1f0b", "psv-77e0aa41"
 VARIABLE = "PENSIEVED_SERVER__API_KEYS"
@@ -121,6 +121,7 @@ def test_keys_are_in_no_log_and_no_answer(front):
             for path in ("/v1/status", "/v1/models", "/metrics", "/openapi.json", "/")
             for key in (KEY, f"{KEY}x")
         ]
+        wait_until(lambda: len(logs) >= len(bodies))
     told = repr(logs) + repr(bodies) + repr(front.daemon.settings) + str(front.daemon.settings)
     assert KEY not in told
     assert OTHER not in told

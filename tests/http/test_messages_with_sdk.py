@@ -220,7 +220,7 @@ def test_engine_failure_before_the_first_token_has_a_status(front, client):
 
 
 def test_engine_failure_in_the_middle_is_an_error_event(front, client):
-    front.engine.answer = lambda _: ids_of("never ending " * 1000)
+    front.engine.answer = lambda _: ids_of("never ending ")  # and says nothing more
     with client.messages.stream(**ASK) as stream:
         assert next(stream.text_stream)
         front.engine.client.close("The engine died.")

@@ -60,7 +60,7 @@ def folder(request):
     folder = Path(request.config.cache.mkdir("anthropic-old")) / VERSION
     if not (folder / "anthropic").exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, f"anthropic=={VERSION}"]
-        fetched = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=120)
+        fetched = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=240)
         if fetched.returncode != 0:
             pytest.skip(f"pip cannot fetch anthropic {VERSION}: {fetched.stderr.strip()[-200:]}")
     return folder
@@ -74,7 +74,7 @@ def test_it_works_unchanged(folder):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=240,
         )
         assert (done.returncode, done.stderr) == (0, "")
         seen = json.loads(done.stdout)

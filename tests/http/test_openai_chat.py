@@ -1,6 +1,5 @@
 """Chat completions with the real OpenAI SDK against the real server."""
 
-import itertools
 import json
 
 import openai
@@ -234,21 +233,27 @@ def test_what_says_nothing_here_is_ignored(client):
     assert completion.choices[0].message.content == ANSWER
 
 
+def seeds_of(front, completion):
+    """By choice, each of which begins with its request's number: they come to the engine in any order."""
+    known = {submit.request: submit.sampling.seed for submit in front.engine.submitted}
+    return [known[int(choice.message.content.split()[0])] for choice in completion.choices]
+
+
 def test_eight_choices(front, client):
     front.admission.max_concurrent = 8
     front.engine.answer = lambda submit: ids_of(f"{submit.request} says hello{END}")
     completion = client.chat.completions.create(**ASK, n=8, seed=5, temperature=1)
     assert [choice.index for choice in completion.choices] == list(range(8))
     assert len({choice.message.content for choice in completion.choices}) == 8
-    seeds = [submit.sampling.seed for submit in front.engine.submitted]
+    seeds = seeds_of(front, completion)
     assert seeds[0] == 5
     assert len(set(seeds)) == 8
     assert len({submit.prompt for submit in front.engine.submitted}) == 1
     usage = completion.usage
     assert usage.prompt_tokens == len(front.engine.submitted[0].prompt)
     assert usage.completion_tokens == 8 * len(ids_of("1 says hello"))
-    client.chat.completions.create(**ASK, n=8, seed=5, temperature=1)
-    assert [submit.sampling.seed for submit in front.engine.submitted[8:]] == seeds
+    again = client.chat.completions.create(**ASK, n=8, seed=5, temperature=1)
+    assert seeds_of(front, again) == seeds
 
 
 def test_choices_are_streamed_side_by_side(front, client):
@@ -294,7 +299,7 @@ def test_all_choices_or_none(front, client):
 
 
 def test_a_failure_of_one_choice_ends_all(front, client):
-    front.engine.answer = lambda _: ids_of("never ending " * 1000)
+    front.engine.answer = lambda _: ids_of("never ending ")  # and says nothing more
     stream = client.chat.completions.create(**ASK, n=3, stream=True)
     next(stream)
     front.engine.client.close("The engine died.")
@@ -306,7 +311,7 @@ def test_a_failure_of_one_choice_ends_all(front, client):
 
 
 def test_a_client_that_goes_away_frees_all_choices(front, client):
-    front.engine.answer = lambda _: itertools.chain.from_iterable(itertools.repeat(ids_of("on and on "), 40))
+    front.engine.answer = lambda _: ids_of("on and on " * 40)  # and never ends
     stream = client.chat.completions.create(**ASK, n=3, stream=True)
     next(stream)
     stream.close()

@@ -51,7 +51,7 @@ def test_no_slot_is_lost_under_contention():
 
     def work():
         ticket = admission.enter()
-        assert ticket.wait(10)
+        assert ticket.wait(60)
         running.append(1)
         most.append(len(running))
         running.pop()
@@ -199,10 +199,10 @@ def test_while_downloading_529_says_how_far():
 
 def test_failed_and_draining_are_503():
     with running_front() as front:
-        front.daemon.status.enter(Phase.FAILED, error="Gated.", retry_at=time.time() + 20)
+        front.daemon.status.enter(Phase.FAILED, error="Gated.", retry_at=time.time() + 50)
         response = front.say()
         assert response.status == 503
-        assert 15 <= int(response.headers["retry-after"]) <= 21
+        assert 20 <= int(response.headers["retry-after"]) <= 51
         front.daemon.status.enter(Phase.DRAINING)
         response = front.say(stream=True)
         assert response.status == 503
@@ -218,20 +218,20 @@ def test_running_answers_finish_while_draining():
         front.daemon.status.enter(Phase.DRAINING)
         assert not front.admission.wait_idle(0)
         front.engine.resume()
-        assert front.admission.wait_idle(10)
+        assert front.admission.wait_idle(60)
         assert b"message_stop" in asked.result().body
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_answers_that_outlast_the_drain_end_with_an_error(streamed):
-    with running_front(ENDLESS) as front, ThreadPoolExecutor(1) as pool:
+    with running_front(context_length=20_000) as front, ThreadPoolExecutor(1) as pool:
         started = threading.Event()
         front.engine.answer = lambda _: (started.set(), ids_of(ENDLESS))[1]
-        asked = pool.submit(front.say, stream=streamed, max_tokens=400)
-        assert started.wait(10)
+        asked = pool.submit(front.say, stream=streamed, max_tokens=15_000)
+        assert started.wait(60)
         front.admission.abort()
         response = asked.result()
-        assert front.admission.wait_idle(10)
+        assert front.admission.wait_idle(60)
     if response.status == 200:
         assert events(response.body)[-1][0] == "error"
     else:
@@ -247,7 +247,7 @@ def test_request_timeout(streamed):
         assert response.status == 504
         assert response.json()["error"]["type"] == "timeout_error"
         assert "server.request_timeout" in response.json()["error"]["message"]
-        assert front.admission.wait_idle(5)
+        assert front.admission.wait_idle(60)
         wait_until(lambda: front.engine.cancelled)
 
 
@@ -272,7 +272,7 @@ def test_fewer_slots_take_none_away_and_let_nobody_in_until_there_is_one():
 
 @pytest.mark.parametrize("ending", ["finished", "streamed", "client gone"])
 def test_an_answer_uses_its_model_from_its_beginning_to_its_end(ending):
-    with running_front(ENDLESS if ending == "client gone" else f"Paris.{END}") as front:
+    with running_front("Paris" if ending == "client gone" else f"Paris.{END}") as front:  # the one never ends
         users = front.daemon.serving.users
         if ending == "client gone":
             with front.streaming() as names:
@@ -280,4 +280,4 @@ def test_an_answer_uses_its_model_from_its_beginning_to_its_end(ending):
                 wait_until(lambda: not users.wait_gone(0))
         else:
             front.say(stream=ending == "streamed")
-        assert users.wait_gone(10)
+        assert users.wait_gone(60)

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pensieved.http import server as module
 from pensieved.http.listen import bind
 from pensieved.http.server import HttpServer
 from support.front import END, running_front, wait_until
 
 
-def test_close_lets_an_answer_that_is_being_written_finish():
+def test_close_lets_an_answer_that_is_being_written_finish(monkeypatch):
+    monkeypatch.setattr(module, "_CLOSE_SECONDS", 60)  # as long as it takes here
     with running_front(f"{'word ' * 50}{END}") as front, ThreadPoolExecutor(1) as pool:
         front.engine.pause()
         asked = pool.submit(front.say, stream=True)
@@ -21,13 +23,14 @@ def test_close_lets_an_answer_that_is_being_written_finish():
         assert asked.result().body.endswith(b'{"type":"message_stop"}\n\n')
 
 
-def test_close_does_not_wait_for_idle_connections():
+def test_close_does_not_wait_for_idle_connections(monkeypatch):
+    monkeypatch.setattr(module, "_CLOSE_SECONDS", 120)
     with running_front() as front:
         connection = http.client.HTTPConnection("127.0.0.1", front.server.port, timeout=10)
         connection.request("GET", "/health")
         assert connection.getresponse().read()
         front.server.close()
-        assert front.server._closed.wait(3)
+        assert front.server._closed.wait(30)
         connection.close()
 
 
@@ -35,7 +38,7 @@ def test_no_new_connections_after_close():
     with running_front() as front:
         port = front.server.port
         front.server.close()
-        assert front.server._closed.wait(10)
+        assert front.server._closed.wait(30)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         with pytest.raises(ConnectionRefusedError):
             connection.request("GET", "/health")

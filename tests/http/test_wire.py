@@ -136,6 +136,20 @@ def test_an_answer_that_nobody_reads_is_given_up(front, monkeypatch):
         wait_until(lambda: not channel.connections(front.server._map))
 
 
+def test_an_answer_that_took_long_has_its_time_to_be_read():
+    late = 1000.0 + 2 * channel.UNREAD_SECONDS
+    one = channel.Channel.__new__(channel.Channel)
+    one.last_activity = 1000.0  # the request
+    assert not one._is_overdue(late)
+    one.total_outbufs_len = 10  # as a thread hands the answer over
+    assert not one._is_overdue(late + 1)
+    one.last_activity = late + 2  # some of it is sent
+    assert not one._is_overdue(late + 2 + channel.UNREAD_SECONDS)
+    assert one._is_overdue(late + 3 + channel.UNREAD_SECONDS)
+    one.total_outbufs_len = 0
+    assert not one._is_overdue(late + 3 + channel.UNREAD_SECONDS)
+
+
 class FixedText:
     """A detokenizer that says one big text."""
 

@@ -47,12 +47,12 @@ class RunningDaemon:
                 raise AssertionError(f"the daemon exited {self.process.returncode}: {self.log}")
             return found[0] if found else None
 
-        return wait_for(listening, 30, "the daemon's address")
+        return wait_for(listening, 120, "the daemon's address")
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and decoded JSON of a GET."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            with urllib.request.urlopen(self.url + path, timeout=60) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:

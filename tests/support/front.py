@@ -2,7 +2,7 @@
 
 Everything is real down to the engine's client: only the process behind it is replaced, by a thread that
 answers `Submit` frames with ids chosen by the test, one id a step, and honours `max_tokens`, stop tokens and
-`Cancel` as the engine does.
+`Cancel` as the engine does. A step waits until the one before was read, so that a chunk is a step on any machine.
 """
 
 from __future__ import annotations
@@ -93,17 +93,22 @@ class ScriptedEngine:
         """Produce again."""
         self._flowing.set()
 
+    def go_on(self, text: str) -> None:
+        """Say more in every running answer; one whose ids are used up, without an end token, waits for that."""
+        for _, left, _ in list(self.running.values()):
+            left.extend(ids_of(text))
+
     def stop(self) -> None:
         """End the thread."""
         self._inbox.put(None)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         while True:
             try:
                 frame = self._inbox.get(timeout=0.005 if self.running else None)
             except queue.Empty:
-                if self._flowing.is_set():
+                if self._flowing.is_set() and self._was_read():
                     self._step()
                 continue
             if frame is None:
@@ -122,6 +127,11 @@ class ScriptedEngine:
         elif isinstance(frame, Cancel):
             self.cancelled.append(frame.request)
             self.running.pop(frame.request, None)
+
+    def _was_read(self) -> bool:
+        """Whether nobody is behind: who reads late gets several steps in one chunk, and makes fewer events of them."""
+        reading = [self.client._live.get(request) for request in self.running]
+        return all(each is None or each._taken == len(each.produced) for each in reading)
 
     def _step(self) -> None:
         outputs = [self._output(request) for request in list(self.running)]
@@ -281,9 +291,11 @@ class Front:
         try:
             body = json.dumps(question(stream=True, **fields)).encode()
             connection.request("POST", "/v1/messages", body, {"content-type": "application/json"})
-            reply = connection.getresponse()
-            assert reply.status == 200
-            yield (line[7:-1].decode() for line in reply if line.startswith(b"event: "))
+            with (
+                connection.getresponse() as reply
+            ):  # which has the socket, as the server closes behind a stream
+                assert reply.status == 200
+                yield (line[7:-1].decode() for line in reply if line.startswith(b"event: "))
         finally:
             connection.close()
 
@@ -342,12 +354,12 @@ def running_front(
         admission.abort()
         engine.resume()
         front.close()
-        thread.join(15)
+        thread.join(60)
         engine.stop()
         assert not thread.is_alive()
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> None:
+def wait_until(condition: Callable[[], Any], timeout: float = 60.0) -> None:
     """Poll until `condition` holds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -109,6 +109,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """See the module. The methods below run on Waitress' loop, `readable` at each of its turns."""
 
     will_close: bool
+    last_activity: float
 
     most_connections = 1 << 30
     opened = 0  # counted by the class, since the server's start
@@ -116,6 +117,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     _receiving_since: float | None = None
     _refused = False
     _lingering_until: float | None = None
+    _unread_since: float | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -204,14 +206,27 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     def _is_overdue(self, now: float) -> bool:
         if self._lingering_until is not None:
             return now > self._lingering_until
-        if self.total_outbufs_len and now - self.last_activity > UNREAD_SECONDS:
+        if self._unread_for(now) > UNREAD_SECONDS:
             return True
         if self._receiving_since is None or self.request is None:
             return False
         limit = BODY_SECONDS if self.request.headers_finished else HEADER_SECONDS
         return now - self._receiving_since > limit
 
+    def _unread_for(self, now: float) -> float:
+        """Seconds for which output has waited and nothing of it was taken, from the first look that found some.
+
+        Not from the last activity alone: before an answer that took minutes that is its request, and a look may fall
+        into the very moment in which a thread hands the answer over.
+        """
+        if not self.total_outbufs_len:
+            self._unread_since = None
+            return 0.0
+        if self._unread_since is None:
+            self._unread_since = now
+        return now - max(self._unread_since, self.last_activity)
+
 
 def connections(map_: dict[int, Any]) -> list[Channel]:
-    """The channels among a Waitress loop's sockets."""
-    return [item for item in map_.values() if isinstance(item, Channel)]
+    """The channels among a Waitress loop's sockets; from any thread."""
+    return [item for item in list(map_.values()) if isinstance(item, Channel)]
