@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from pensieved.models.preparation import PreparedModel, PrepareRequest, find_prepared, prepare
 from pensieved.models.source import parse_source
@@ -16,6 +17,10 @@ from pensieved.settings.schema import STARTER_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What an example takes says more about whoever else uses the machine than about the code.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
