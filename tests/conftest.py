@@ -7,9 +7,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from pensieved.models.preparation import PreparedModel, PrepareRequest, find_prepared, prepare
 from pensieved.models.source import parse_source
@@ -18,11 +18,13 @@ from pensieved.settings.schema import STARTER_MODEL
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# How long an example takes says how busy the machine is; what hangs is pytest-timeout's to find.
-hypothesis.settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("any machine")
+# How long an example takes says how busy the machine is; what hangs is pytest-timeout's to find. Examples are the same
+# in each run, so that a change fails for what it changed: `pytest --hypothesis-profile searching` draws new ones.
+for _name, _steady in (("steady", True), ("searching", False)):
+    settings.register_profile(
+        _name, deadline=None, derandomize=_steady, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

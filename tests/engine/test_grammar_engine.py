@@ -110,10 +110,11 @@ def test_free_neighbours_are_left_alone(engine):
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "top_p": 0.95, "seed": 5}])
 def test_an_answer_goes_on_after_a_death_as_if_nothing_had_happened(engine, tokenizer, sampling):
-    schema = {"type": "array", "items": RECORD, "minItems": 4, "maxItems": 4}
+    # So long that it has not ended when the signal comes.
+    schema = {"type": "array", "items": RECORD, "minItems": 12, "maxItems": 12}
     grammar = answer_grammar(schema, Marks())
-    undisturbed = collect(submit(engine, PROMPT, grammar, max_tokens=600, **sampling))
-    generation = submit(engine, PROMPT, grammar, max_tokens=600, **sampling)
+    undisturbed = collect(submit(engine, PROMPT, grammar, max_tokens=1000, **sampling))
+    generation = submit(engine, PROMPT, grammar, max_tokens=1000, **sampling)
     while len(generation.produced) < 15:
         generation.next(10)
     resumed = engine.client.resumed

@@ -124,7 +124,7 @@ def test_more_than_the_vocabulary_is_all_of_it(engine):
 
 def test_those_of_before_a_death_are_kept(engine, model, config):
     prompt = prompts(4)[3]
-    generation = submit(engine, prompt, 3, max_tokens=200)
+    generation = submit(engine, prompt, 3, max_tokens=1000)  # not ended when the signal comes
     while len(generation.produced) < 20:
         generation.next(10)
     generation._taken = 0

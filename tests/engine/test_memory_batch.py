@@ -42,7 +42,6 @@ class Scene:
         if keeps:
             self.keeper = PromptCache(plain=True, policy=CPU, budget=keeps, report=lambda _: None)
         self.batch = Batch(model, DEVICE, max_concurrent=8, prefill_chunk=64, keeper=self.keeper)
-        mx.clear_cache()
         self.machine = SmallMachine(total)
         self.clock = Clock()
         self.batch.guard(Guard(self.machine, margin, self.keeper, self.clock))

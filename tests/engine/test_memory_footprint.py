@@ -12,7 +12,7 @@ from pensieved.engine.worker.memory.footprint import ENDLESS, Footprint, Layer, 
 from pensieved.engine.worker.runner import runner_for
 from pensieved.engine.worker.shapes import Shapes
 from support.batches import MODELS
-from support.memories import WIDE_HEAD, WIDE_TOKEN, wide_model
+from support.memories import WIDE_HEAD, WIDE_TOKEN, settled, wide_model
 
 DEVICE = mx.Device(mx.cpu)
 EXACT = Shapes()
@@ -32,8 +32,7 @@ def wide():
 def measured(model, lengths, tokens):
     """Bytes in use at the most between two steps, and at any moment, of requests one behind the other."""
     batch = Batch(model, DEVICE, max_concurrent=8, prefill_chunk=64)
-    mx.clear_cache()
-    before = mx.get_active_memory()
+    before = settled()  # all of it active: nothing freed is kept
     mx.reset_peak_memory()
     most = 0
     for number, length in enumerate(lengths):

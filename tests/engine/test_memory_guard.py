@@ -12,7 +12,7 @@ from pensieved.engine.protocol import MemoryStats
 from pensieved.engine.worker.memory.device import Cuda, Host, Reading, bound_reuse, device_memory
 from pensieved.engine.worker.memory.guard import INTERVAL, Guard
 from pensieved.machine import Pressure, margin_for
-from support.memories import Clock
+from support.memories import Clock, settled
 
 GIB = 1024**3
 TOTAL, MARGIN = 64 * GIB, 2 * GIB
@@ -49,7 +49,7 @@ class Scene:
     """A guard, what it watches, and time."""
 
     def __init__(self, available, kept=0):
-        mx.clear_cache()
+        settled()
         self.device = Told(available)
         self.kept = Kept(self.device, kept)
         self.clock = Clock()
@@ -229,7 +229,7 @@ def test_a_slow_driver_is_seldom_asked():
 
 def test_metal_has_a_working_set():
     whole = Host()
-    part = Host(most=mx.get_active_memory() + mx.get_cache_memory() + (1 << 20))
+    part = Host(most=settled() + (1 << 20))
     assert part.total < whole.total
     assert part.read().available <= 1 << 20 < whole.read().available
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from pensieved.engine.worker.prompt_cache.policy import Policy
@@ -45,6 +45,15 @@ ACTIONS = st.lists(
     min_size=3,
     max_size=10,
 )
+
+
+def check(answered, expected):
+    """The same, token for token; where two are equally likely but for rounding, both are right, and what follows is other."""
+    pairs = zip(answered.tokens, expected.tokens, strict=True)
+    same = next((place for place, pair in enumerate(pairs) if len(set(pair)) > 1), LENGTH)
+    assert answered.logprobs[: same + 1] == pytest.approx(expected.logprobs[: same + 1], abs=1e-4)
+    if same < LENGTH:
+        event("two tokens were equally likely")
 
 
 @lru_cache
@@ -88,9 +97,7 @@ class World:
         marks = sorted({len(self.said[0]), *(len(prompt) // 2 for prompt in prompts)} - {0})
         found = self.machine.ask(*prompts, max_tokens=LENGTH, breakpoints=marks)
         for prompt, answered in zip(prompts, found, strict=True):
-            expected = self.answer(prompt)
-            assert answered.tokens == expected.tokens
-            assert answered.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+            check(answered, self.answer(prompt))
             assert answered.recalled.cached <= min(answered.recalled.matched, len(prompt) - 1)
             self.said.append((*prompt, *answered.tokens))
 
@@ -140,7 +147,7 @@ class World:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(actions=ACTIONS)
 def test_nobody_can_tell(name, actions):
     with tempfile.TemporaryDirectory() as folder:

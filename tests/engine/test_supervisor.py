@@ -49,7 +49,7 @@ def submit(engine, prompt=(1, 2, 3), max_tokens=50, stop_tokens=(STOP,)):
     return engine.client.submit(prompt, max_tokens=max_tokens, stop_tokens=stop_tokens, sampling=Sampling())
 
 
-def collect(generation, timeout=20.0):
+def collect(generation, timeout=60.0):
     """All tokens and the finish reason, as the consumer reads them."""
     deadline = time.monotonic() + timeout
     tokens = []
@@ -62,7 +62,7 @@ def collect(generation, timeout=20.0):
     raise TimeoutError(f"only {len(tokens)} tokens came")
 
 
-def wait_until(condition, timeout=10.0):
+def wait_until(condition, timeout=60.0):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
@@ -191,35 +191,40 @@ def test_kill_9_many_times_under_load(tmp_path):
             os.kill(engine.stats.pid, signal.SIGKILL)
             wait_until(lambda kills=kills: len(engines.lives(tmp_path)) > kills)
         for generation in generations:
-            assert collect(generation, 60)[0] == list(range(100, 3100))
+            assert collect(generation)[0] == list(range(100, 3100))
         assert engine.stats.restarts == 20
 
 
 def test_a_stopped_process_is_killed_and_replaced(tmp_path):
-    with running(tmp_path, Script(step_delay=0.01), hang_timeout=0.5) as engine:
-        generation = submit(engine, max_tokens=60)
+    with running(tmp_path, Script(step_delay=0.01), hang_timeout=1.5) as engine:
+        generation = submit(engine, max_tokens=300)
         at_least(generation, 5)
-        os.kill(engine.stats.pid, signal.SIGSTOP)
-        assert collect(generation)[0] == list(range(100, 160))
-        assert engine.stats.restarts == 1
+        stopped = engine.stats.pid
+        os.kill(stopped, signal.SIGSTOP)
+        assert collect(generation)[0] == list(range(100, 400))
+        assert engine.stats.restarts >= 1
+        assert engine.stats.pid != stopped
         assert any("no sign of life" in reason for _, reason in engine.states)
 
 
 def test_an_idle_engine_is_not_taken_for_hung(tmp_path):
-    with running(tmp_path, hang_timeout=0.5) as engine:
-        time.sleep(1.2)  # what is tested is that nothing happens in this time
+    with running(tmp_path, hang_timeout=2.0) as engine:  # ten times what lies between two signs of life
+        time.sleep(3.0)  # what is tested is that nothing happens in this time
         assert len(engines.lives(tmp_path)) == 1
         assert engine.stats.restarts == 0
 
 
 def test_a_cancelled_request_is_not_resumed(tmp_path):
-    with running(tmp_path, Script(step_delay=0.01, die_after=20, lives=1)) as engine:
-        cancelled, kept = submit(engine), submit(engine)
+    with running(tmp_path, Script(step_delay=0.01)) as engine:
+        cancelled, kept = (submit(engine, max_tokens=100_000) for _ in range(2))
         at_least(cancelled, 3)
         cancelled.cancel()
-        assert len(collect(kept)[0]) == 50
+        came = len(cancelled.produced)
+        os.kill(engine.stats.pid, signal.SIGKILL)
+        wait_until(lambda: engine.stats.resumed)
+        at_least(kept, len(kept.produced) + 5)
         assert engine.stats.resumed == 1
-        assert len(cancelled.produced) < 20
+        assert len(cancelled.produced) == came
 
 
 @pytest.mark.parametrize("how", [engines.CRASH, engines.EXIT, engines.FAULT])
@@ -271,11 +276,31 @@ def test_a_model_that_can_never_load_is_not_tried_twice(tmp_path):
         check_streams(engine)
 
 
+def test_whoever_hears_that_it_failed_may_load_again_at_once(tmp_path, monkeypatch):
+    script = Script(on_load=engines.PERMANENT, lives=1)
+    with running(tmp_path, script, load=False) as engine:
+        close, test = engine.client.close, threading.get_ident()
+
+        def close_late(reason):
+            if threading.get_ident() != test:
+                time.sleep(0.3)  # the supervisor's thread was not given the processor
+            close(reason)
+
+        monkeypatch.setattr(engine.client, "close", close_late)
+        with pytest.raises(UnsupportedModelError):
+            engine.load(ELSEWHERE, max_concurrent=8)
+        assert engine.failed
+        engine.load(ELSEWHERE, max_concurrent=8)
+        assert not engine.failed
+        check_streams(engine)
+
+
 def test_loading_longer_than_load_timeout_is_a_hang(tmp_path):
     script = Script(on_load=engines.HANG, lives=1)
-    with running(tmp_path, script, load=False, load_timeout=1.0) as engine:
+    with running(tmp_path, script, load=False, load_timeout=2.0) as engine:
         engine.load(ELSEWHERE, max_concurrent=8)
-        assert engine.stats.restarts == 1
+        assert engine.stats.restarts >= 1  # a second one that is slow to start may be taken for hung too
+        assert any("no sign of life" in reason for _, reason in engine.states)
 
 
 def test_a_command_that_does_not_exist_fails_with_its_name(tmp_path):
@@ -317,7 +342,7 @@ def test_stop_while_loading_and_while_stopped(tmp_path):
         loader.start()
         wait_until(lambda: engines.lives(tmp_path))
         engine.stop(5)
-        loader.join(5)
+        loader.join(60)
         assert "stopped" in failures[0]
 
 

@@ -148,7 +148,7 @@ def test_seeds_differ_and_no_seed_differs_each_time(engine):
 
 def test_a_seeded_stream_goes_on_with_the_same_draw_after_a_death(engine):
     prompt = prompts(4)[3]
-    wanted = {"temperature": 1.0, "top_p": 0.95, "seed": 5, "max_tokens": 300}
+    wanted = {"temperature": 1.0, "top_p": 0.95, "seed": 5, "max_tokens": 500}
     undisturbed = collect(submit(engine, prompt, **wanted))[0]
     generation = submit(engine, prompt, **wanted)
     while len(generation.produced) < 20:

@@ -27,11 +27,19 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".toml"}
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+def gone(process):
+    """Reaped, or only to be reaped by its new parent."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # just now
+        return True
 
 
 def preparers(parent=None):
@@ -73,7 +81,7 @@ def test_twenty_kills_at_random_instants(hub, preparing):
     chance = random.Random(seed)
     started = time.monotonic()
     whole = contents(preparing(REPO, quantization="4bit").path)
-    whole_time = time.monotonic() - started
+    usual = [time.monotonic() - started] * 2  # of whole preparations, and of odd rounds
     killed = 0
     for round_ in range(20):
         present = preparing.find(REPO, quantization="4bit")
@@ -82,7 +90,11 @@ def test_twenty_kills_at_random_instants(hub, preparing):
         elif round_ % 2 == 0:
             forget(preparing)
         request = preparing.request(REPO, quantization="4bit", verify="full")
-        killed += run_and_kill(request, chance.uniform(0.4, 1.0) * whole_time) == -signal.SIGKILL
+        started = time.monotonic()
+        if run_and_kill(request, chance.uniform(0.4, 1.0) * usual[round_ % 2]) == -signal.SIGKILL:
+            killed += 1
+        else:  # faster than thought, since the machine has less to do now
+            usual[round_ % 2] = time.monotonic() - started
         found = preparing.find(REPO, quantization="4bit", verify="full")
         assert found is None or contents(found.path) == whole, seed
     assert killed >= 5, f"only {killed} runs were killed; seed {seed}"
@@ -118,17 +130,17 @@ def test_the_preparer_dies_with_its_parent(hub, preparing):
         time.sleep(0.5)  # for the progress of those bytes to be told
         (child,) = preparers(parent.pid)
         parent.kill()
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: gone(child))
 
 
 def test_cancel_kills_the_preparer_and_the_download_goes_on_later(hub, preparing):
     files = tiny.llama_files()
     hub.commit(REPO, files)
-    hub.faults.chunk_delay = 0.05
+    hub.faults.chunk_delay = 0.1  # eight seconds for all of it, of which half a one is waited for
     cancel = threading.Event()
 
     def on_progress(progress):
-        if progress.stage is PrepareStage.DOWNLOADING and progress.done > 200_000:
+        if progress.stage is PrepareStage.DOWNLOADING and progress.done > 100_000:
             cancel.set()
 
     with pytest.raises(PreparationCancelledError):
@@ -154,11 +166,16 @@ def test_a_killed_preparer_is_a_temporary_error(hub, preparing):
 
 def test_two_at_once_prepare_once(hub, preparing):
     hub.commit(REPO, tiny.llama_files(dtype="float16"))
-    hub.faults.chunk_delay = 0.05
+    hub.faults.chunk_delay = 1.0  # the first one cannot be ready before the other has come
     paths, notes = [], []
 
+    def on_note(note):
+        notes.append(note)
+        if "another process is preparing" in note:
+            hub.faults.chunk_delay = 0.0
+
     def run():
-        paths.append(prepare(preparing.request(REPO), lambda _: None, threading.Event(), notes.append).path)
+        paths.append(prepare(preparing.request(REPO), lambda _: None, threading.Event(), on_note).path)
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:

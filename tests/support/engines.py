@@ -71,7 +71,7 @@ def engine_config(folder: Path, script: Script | None = None, **settings) -> Eng
     """Configuration of an engine that follows `script`; `folder` is for its files."""
     script = script or Script()
     script.log = script.log or str(folder / "lives")
-    defaults = {"hang_timeout": 10.0, "load_timeout": 10.0}
+    defaults = {"hang_timeout": 60.0, "load_timeout": 60.0}
     return EngineConfig(
         cache_dir=folder,
         command=(sys.executable, "-P", __file__, "--script", json.dumps(asdict(script))),

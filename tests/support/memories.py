@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -13,6 +14,13 @@ from pensieved.machine import Pressure
 MIB = 1024**2
 
 
+def settled() -> int:
+    """Bytes that MLX has in use, now that what earlier tests left in cycles is gone: else that would go in the midst of a test."""
+    gc.collect()
+    mx.clear_cache()
+    return in_use()
+
+
 @dataclass
 class SmallMachine:
     """A device of `total` bytes beside what MLX had when the test began; a test may have `others` take some of it."""
@@ -20,7 +28,7 @@ class SmallMachine:
     total: int
     others: int = 0
     pressure: Pressure = Pressure.NORMAL
-    before: int = field(default_factory=in_use)
+    before: int = field(default_factory=settled)
 
     def __post_init__(self) -> None:
         self.total += self.before

@@ -103,7 +103,7 @@ class Engine:
     @property
     def failed(self) -> bool:
         """Whether it was given up."""
-        return self._failure is not None
+        return self._state is EngineState.FAILED
 
     def configure(self, config: EngineConfig) -> None:
         """Other time limits and another brake, from now on; the process that runs stays as it was started."""
@@ -319,11 +319,12 @@ class Engine:
         self._enter(EngineState.RESTARTING, reason)
 
     def _give_up(self, failure: PensievedError) -> None:
+        """Tell everybody. Who waits for `load` comes last: it may load again at once, and that must not be undone here."""
+        self.client.close(str(failure))
+        self._enter(EngineState.FAILED, str(failure))
         with self._changed:
             self._failure, self._loaded = failure, None
             self._changed.notify_all()
-        self.client.close(str(failure))
-        self._enter(EngineState.FAILED, str(failure))
 
     def _patience(self, life: _Life) -> float:
         return self._config.hang_timeout if life.warm else self._config.load_timeout
