@@ -343,6 +343,8 @@ def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, l
     monkeypatch.setattr(warming, "IMPATIENCE", 0.0)
     warm_up.leave_off()
     assert warm_up.warm
+    assert not warm_up.go_on()  # somebody was there just now
+    warm_up._asked -= warming.QUIET
     assert warm_up.go_on()  # what is left is met all the same, once nobody is there
 
 

@@ -146,7 +146,11 @@ class Batch:
     def further_passes(self) -> Iterator[None]:
         """Those of longer prompts; see `first_passes`."""
         passes = warming.further_passes(
-            self._runner, self._shapes, rows=self.max_concurrent, idle_chunk=self._idle_chunk
+            self._runner,
+            self._shapes,
+            rows=self.max_concurrent,
+            idle_chunk=self._idle_chunk,
+            chunk=self._prefill_chunk,
         )
         return self._in_stream(passes)
 

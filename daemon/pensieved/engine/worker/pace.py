@@ -22,7 +22,7 @@ HICCUP = 2.0
 """Factor beyond which a measurement counts no more: one step that took a second says nothing of the next."""
 STRIDE = 2
 """Factor by which a chunk may be longer than any that was measured."""
-HARDLY = 1.5
+HARDLY = 1.25
 """Where the least chunk costs more than readers bear, one that costs this much more than it is no worse to them."""
 OPTIMISM = 0.998
 """What the costs of longer chunks than the one at hand fall to at each step, so that they are tried again one day."""

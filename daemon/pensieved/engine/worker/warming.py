@@ -2,8 +2,8 @@
 
 On CUDA the first pass of a new shape plans attention (50 ms on an H200) or compiles kernels (seconds, kept on disk from
 then on), and a compiled step is traced for each shape. What a first wave of requests needs is met before the engine is
-ready; the passes of long prompts afterwards, one at a time, while nobody is there. Whoever asks before that is answered
-between two pieces. A CPU has next to nothing to compile.
+ready; the passes of long prompts afterwards, one at a time, once nobody has been there for a while. Whoever asks before that
+is answered between two pieces. A CPU has next to nothing to compile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 SOON = 1024
 """Tokens up to which prompts find their shapes known when the engine is ready."""
 LATER = 8192
-"""The same, once nobody was there for some seconds."""
+"""The same for prompts that come while others stream; for all of them, once nobody was there for a while."""
+QUIET = 2.0
+"""Seconds for which nobody must have been there: who asks again at once shall not find the device busy."""
 PASSES = 2
 """Times that a shape is met: a trace is only made for one that comes again."""
 CHUNKS_TRIED = 4
@@ -62,6 +64,7 @@ class WarmUp:
         with batch.unremembered():
             sample(batch, Sampling(), tokens=1)  # touches all weights
         self._alone = time.monotonic()  # when nobody was there last
+        self._asked = float("-inf")  # when somebody was
 
     @property
     def seconds(self) -> float:
@@ -69,16 +72,19 @@ class WarmUp:
         return time.monotonic() - self._began
 
     def go_on(self) -> bool:
-        """Meet something; whether there was anything left."""
+        """Meet something, if this is the time for it; whether it was and there was anything left."""
         self._alone = time.monotonic()
+        if self.warm and self._alone - self._asked < QUIET:
+            return False
         with self._batch.unremembered():
             if not self.warm and next(self._soon, self) is self:
                 self.warm = True
             return not self.warm or next(self._later, self) is None
 
     def leave_off(self) -> None:
-        """Put off what is left where users have not stopped asking for long: they have met what they need."""
-        if not self.warm and time.monotonic() - self._alone > IMPATIENCE:
+        """Somebody is there. Where users have not stopped asking for long, they have met what they need: put off what is left."""
+        self._asked = time.monotonic()
+        if not self.warm and self._asked - self._alone > IMPATIENCE:
             self._later = chain(self._soon, self._later)
             self.warm = True
 
@@ -127,13 +133,17 @@ def first_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int, 
         _decode(runner, count, chunk if count in {1, rows} and not shapes.apart else 0)
         yield
     yield from _first_chunks(runner, rows, idle_chunk, 0, SOON)
-    yield from _later_chunks(runner, shapes, idle_chunk, 0, SOON)
+    yield from _later_chunks(runner, shapes, _lengths(idle_chunk), 0, SOON)
+    yield from _later_chunks(runner, shapes, _alongside(chunk), SOON, LATER)
 
 
-def further_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int) -> Iterator[None]:
+def further_passes(
+    runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int, chunk: int
+) -> Iterator[None]:
     """The passes of longer prompts; see `first_passes`."""
     yield from _first_chunks(runner, rows, idle_chunk, SOON, LATER)
-    yield from _later_chunks(runner, shapes, idle_chunk, SOON, LATER)
+    rest = [length for length in _lengths(idle_chunk) if length not in _alongside(chunk)]
+    yield from _later_chunks(runner, shapes, rest, SOON, LATER)
 
 
 def _first_chunks(runner: Runner, rows: int, most: int, above: int, up_to: int) -> Iterator[None]:
@@ -146,9 +156,11 @@ def _first_chunks(runner: Runner, rows: int, most: int, above: int, up_to: int) 
                 yield
 
 
-def _later_chunks(runner: Runner, shapes: Shapes, most: int, above: int, up_to: int) -> Iterator[None]:
+def _later_chunks(
+    runner: Runner, shapes: Shapes, lengths: list[int], above: int, up_to: int
+) -> Iterator[None]:
     """A chunk of each length behind as many tokens as make a difference."""
-    for length in _lengths(most) if shapes.padded else []:
+    for length in lengths if shapes.padded else []:
         known = {shapes.reach(before + length): before for before in range(length, up_to, length)}
         for reach, before in known.items():
             if above < reach <= up_to:
@@ -181,6 +193,11 @@ def _run(runner: Runner, tokens: mx.array | None, group: Any, chunk: list[list[i
 
 def _lengths(most: int) -> list[int]:
     return [length for length in CHUNKS if length <= most]
+
+
+def _alongside(chunk: int) -> list[int]:
+    """What a long prompt is cut into while others stream: each shape that is new then is a pause for all of them."""
+    return _lengths(chunk)[-2:]
 
 
 def _doubling(most: int) -> list[int]:
