@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import structlog
 
@@ -16,6 +17,13 @@ from pensieved.settings.schema import STARTER_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# How long an example takes says more of the machine's other work than of ours.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

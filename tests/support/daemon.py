@@ -47,12 +47,12 @@ class RunningDaemon:
                 raise AssertionError(f"the daemon exited {self.process.returncode}: {self.log}")
             return found[0] if found else None
 
-        return wait_for(listening, 30, "the daemon's address")
+        return wait_for(listening, 120, "the daemon's address")
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and decoded JSON of a GET."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            with urllib.request.urlopen(self.url + path, timeout=60) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
@@ -98,6 +98,14 @@ def wait_for(condition: Any, timeout: float, what: str) -> Any:
             return found
         assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
         time.sleep(0.02)
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or only waits for its parent; it may go while it is looked at."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextlib.contextmanager

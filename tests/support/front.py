@@ -347,7 +347,7 @@ def running_front(
         assert not thread.is_alive()
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 10.0) -> None:
+def wait_until(condition: Callable[[], Any], timeout: float = 60.0) -> None:
     """Poll until `condition` holds."""
     deadline = time.monotonic() + timeout
     while not condition():
