@@ -169,7 +169,7 @@ def _eight_streams(client, started):
     def one(number: int) -> None:
         messages = [{"role": "user", "content": f"Tell me a story about {number} lamps."}]
         with client.messages.stream(
-            model="local", max_tokens=48, messages=messages, extra_body={"temperature": 0}
+            model="local", max_tokens=24, messages=messages, extra_body={"temperature": 0}
         ) as stream:
             pieces = iter(stream.text_stream)
             first = next(pieces)
