@@ -44,9 +44,9 @@ def test_follow_goes_on_through_rotations(tmp_path):
     reader.start()
     for number in range(30):
         log.write(f"line {number:03}\n")
-        wait_for(lambda n=number: len(seen) > n, 10, f"line {number}")
+        wait_for(lambda n=number: len(seen) > n, 60, f"line {number}")
     log.write("end\n")
-    reader.join(10)
+    reader.join(60)
     lines.close()
     log.close()
     assert seen == [f"line {number:03}" for number in range(30)] + ["end"]

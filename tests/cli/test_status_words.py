@@ -46,8 +46,9 @@ def test_a_daemon_that_does_not_answer():
     ]
 
 
-def test_everything_an_operator_wants_to_know():
+def test_everything_an_operator_wants_to_know(monkeypatch):
     now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # it stands still while this is put into words
     report = {
         "version": "1.2", "started_at": now - 60, "uptime": 60.0, "phase": "degraded", "since": now - 5,
         "progress": {"stage": "downloading", "detail": "", "done": 50, "total": 200, "rate": 1024.0, "eta": 30.0},

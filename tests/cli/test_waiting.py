@@ -12,6 +12,7 @@ from pensieved.cli.ask import Address
 from pensieved.cli.waiting import Wait
 from pensieved.errors import NotRunningError, PermanentError, ServiceError, TemporaryError
 from pensieved.service.launchctl import Job
+from support.daemon import wait_for
 from support.fakestatus import FakeStatus
 
 NOWHERE = Address("http://127.0.0.1:9")
@@ -44,10 +45,15 @@ def test_progress_is_shown_until_it_is_ready(capsys):
     progress = {"stage": "downloading", "detail": "x", "done": 512, "total": 1024, "rate": 10.0, "eta": 51.2}
     with FakeStatus(phase="downloading", progress=progress) as daemon:
 
+        def seen():
+            """What it says now was asked for and shown: an answer takes two questions, so here two came after it."""
+            asked = len(daemon.keys)
+            wait_for(lambda: len(daemon.keys) >= asked + 6, 60, "questions")
+
         def go_on():
-            time.sleep(0.2)
+            seen()
             daemon.status |= {"phase": "warming", "progress": None}
-            time.sleep(0.2)
+            seen()
             daemon.status |= {"phase": "ready", "model": {"name": "m"}}
             daemon.ready = True
 

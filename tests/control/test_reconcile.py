@@ -18,7 +18,7 @@ from pensieved.control.succession import Succession
 from pensieved.engine.protocol import Sampling
 from pensieved.engine.supervisor import Engine, EngineState
 from pensieved.settings import load_settings
-from support.engines import CRASH, PERMANENT, Script, engine_config
+from support.engines import CRASH, PERMANENT, Script, engine_config, lives
 from support.front import wait_until
 from support.tiny import llama_config, llama_files, write_files
 
@@ -46,7 +46,7 @@ class World:
     def __init__(self, folder, cache, *, fits=True):
         self.folder, self.cache = folder, cache
         self.scripts, self.engine_settings = [Script()], {}
-        self.phases, self.upcoming, self.made = [], [], []
+        self.statuses, self.phases, self.upcoming, self.made = [], [], [], []
         self.board = StatusBoard()
         self.board.subscribe(self._note)
         self.fits = fits
@@ -54,6 +54,7 @@ class World:
         self.reconciler = None
 
     def _note(self, status):
+        self.statuses.append(status)
         self.phases.append(status.phase)
         if status.upcoming:
             self.upcoming.append((status.upcoming.model, status.upcoming.phase))
@@ -77,10 +78,24 @@ class World:
         self.begin(url, **sections)
         return self.settle()
 
+    def fall_asleep(self, url):
+        """Started, and left alone until the engine has left memory; it may be ready for a moment only."""
+        self.begin(url, engine={"idle_unload": 0.3})
+        self.settle(Phase.IDLE)
+        wait_until(lambda: self.succession.engine.stats.pid is None)
+
     def want(self, url, **sections):
         self.reconciler.want(self.settings(url, **sections))
 
+    def passed(self, phase):
+        """The first status of that phase: it may be over by now, as a retry begins soon."""
+        wait_until(lambda: phase in self.phases, 120)
+        return next(status for status in self.statuses if status.phase is phase)
+
     def settle(self, phase=None, model=None):
+        """What came of the latest wish, once it was acted upon: not what the board still says from before."""
+        wait_until(lambda: self.reconciler.settled, 120)
+
         def there(status):
             serving = self.succession.serving
             return (
@@ -194,9 +209,8 @@ def test_a_model_the_engine_cannot_load_waits_for_a_change(world, models):
 def test_an_engine_that_dies_at_every_load_is_tried_again_later(world, models):
     w = world()
     w.scripts, w.engine_settings = [Script(on_load=CRASH), Script()], {"max_restarts": 2}
-    status = w.start(models[0])
-    assert status.phase is Phase.FAILED
-    assert status.retry_at is not None
+    w.begin(models[0])
+    assert w.passed(Phase.FAILED).retry_at is not None
     w.settle(Phase.READY)
 
 
@@ -206,8 +220,8 @@ def test_an_engine_that_dies_while_serving_comes_back(world, models):
     serving, dead = w.serving, w.succession.engine.stats.pid
     w.phases.clear()
     os.kill(dead, signal.SIGKILL)
-    wait_until(lambda: w.phases[-1:] == [Phase.READY], 60)
-    assert w.phases[0] is Phase.LOADING
+    wait_until(lambda: Phase.LOADING in w.phases and w.phases[-1] is Phase.READY, 60)
+    assert set(w.phases) == {Phase.LOADING, Phase.READY}
     assert w.succession.engine.stats.pid != dead
     assert w.serving is serving
 
@@ -253,6 +267,7 @@ def test_a_new_model_takes_over_beside_the_old_and_answers_finish_where_they_beg
     w.start(models[0])
     os.kill(w.succession.engine.stats.pid, signal.SIGKILL)
     wait_until(lambda: w.succession.engine.stats.restarts == 1)
+    wait_until(lambda: w.succession.engine.stats.state is EngineState.READY)  # LOADING was said before that
     w.settle(Phase.READY)
     old = w.serving
     assert old.users.enter()
@@ -316,9 +331,7 @@ def test_when_the_new_model_dies_while_it_compiles_the_old_one_serves_on(world, 
 
 def test_a_reload_leaves_a_sleeping_engine_asleep(world, models):
     world = world()
-    world.start(models[0], engine={"idle_unload": 0.3})
-    world.settle(Phase.IDLE)
-    wait_until(lambda: world.succession.engine.stats.pid is None)
+    world.fall_asleep(models[0])
     world.want(models[0], engine={"idle_unload": 0.3})
     wait_until(lambda: world.reconciler.settled)
     assert world.board.current.phase is Phase.IDLE
@@ -330,7 +343,7 @@ def test_a_temporary_failure_of_a_swap_is_tried_again(world, models):
     w.scripts = [Script(), Script(on_load=CRASH), Script(first=2000)]
     w.start(models[0])
     w.want(models[1])
-    assert w.settle(Phase.DEGRADED).retry_at is not None
+    assert w.passed(Phase.DEGRADED).retry_at is not None
     w.settle(Phase.READY, "other")
 
 
@@ -343,24 +356,21 @@ def test_a_source_that_is_missing_leaves_the_old_model_serving(world, models, tm
     assert len(drain(w.ask())) == 5
 
 
-def test_an_idle_engine_leaves_memory_and_comes_back_for_a_request(world, models):
+def test_an_idle_engine_leaves_memory_and_comes_back_for_a_request(world, models, tmp_path):
     w = world()
-    w.start(models[0], engine={"idle_unload": 0.3})
-    pid = w.succession.engine.stats.pid
-    w.settle(Phase.IDLE)
-    wait_until(lambda: w.succession.engine.stats.pid is None)
-    assert not _alive(pid)
+    w.fall_asleep(models[0])
+    assert not _alive(lives(tmp_path)[-1])
     assert w.serving is not None  # what needs no engine, counting tokens, goes on
+    w.phases.clear()
     assert len(drain(w.ask())) == 5
-    w.settle(Phase.READY)
+    wait_until(lambda: Phase.READY in w.phases)  # it may be asleep again by now
     assert w.succession.engine.stats.restarts == 0  # nothing died
     w.settle(Phase.IDLE)
 
 
 def test_a_sleeping_engine_is_swapped_and_stopped_like_any_other(world, models):
     w = world()
-    w.start(models[0], engine={"idle_unload": 0.3})
-    w.settle(Phase.IDLE)
+    w.fall_asleep(models[0])
     w.want(models[1])
     w.settle(Phase.READY, "other")
     assert len(drain(w.ask())) == 5
@@ -393,9 +403,11 @@ def test_fifty_swaps_under_load_lose_no_answer_and_leave_nothing_behind(world, m
         name = ("other", "tiny")[number % 2]
         w.want(models[(number + 1) % 2])
         w.settle(Phase.READY, name)
-        counts.append(
-            SimpleNamespace(fds=len(list(Path("/dev/fd").iterdir())), threads=threading.active_count())
-        )
+        if number in {24, 49}:  # with none on its way out: how many are, depends on the machine
+            wait_until(lambda: not w.succession.retiring)
+            counts.append(
+                SimpleNamespace(fds=len(list(Path("/dev/fd").iterdir())), threads=threading.active_count())
+            )
     stop.set()
     for each in clients:
         each.join()
@@ -404,8 +416,9 @@ def test_fifty_swaps_under_load_lose_no_answer_and_leave_nothing_behind(world, m
     assert len(answered) > 50
     assert all(answered)
     assert len(w.made) == 51
-    assert max(c.fds for c in counts[25:]) <= max(c.fds for c in counts[:25]) + 8
-    assert max(c.threads for c in counts[25:]) <= max(c.threads for c in counts[:25]) + 4
+    middle, end = counts
+    assert end.fds <= middle.fds + 8
+    assert end.threads <= middle.threads + 4
 
 
 def _alive(pid):

@@ -46,6 +46,15 @@ def test_a_live_key_is_in_force_at_once(configuration, toml):
     assert configuration.heard == [configuration.current]
 
 
+def test_it_is_told_when_all_have_heard_of_it(configuration, toml):
+    """Who waits for the report must not find the world as it was before."""
+    seen = []
+    configuration.subscribe(lambda _: seen.append(configuration.report.changes))
+    toml.write_text("[generation]\ntemperature = 0.1\n")
+    assert configuration.reload().changes
+    assert seen == [()]
+
+
 def test_a_key_that_needs_a_restart_waits_until_it_is_taken_back(configuration, toml):
     toml.write_text("[server]\nport = 9000\n[generation]\ntemperature = 0.5\n")
     report = configuration.reload()

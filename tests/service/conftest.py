@@ -60,15 +60,12 @@ class Obedient:
 
     @property
     def starts(self) -> list[dict]:
-        return (
-            [json.loads(line) for line in self.record.read_text().splitlines()]
-            if self.record.exists()
-            else []
-        )
+        lines = self.record.read_text().splitlines(keepends=True) if self.record.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # else it is being written
 
     def wait_starts(self, count: int) -> dict:
         """The newest of at least `count` starts."""
-        wait_for(lambda: len(self.starts) >= count, 20, f"{count} starts")
+        wait_for(lambda: len(self.starts) >= count, 60, f"{count} starts")
         return self.starts[-1]
 
 

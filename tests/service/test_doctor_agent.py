@@ -62,7 +62,7 @@ def test_stopped_switched_off_gone(installed, launchd):
 
 def test_a_daemon_that_ended(installed, job, launchd):
     launchd.run("stop", LABEL)
-    wait_for(lambda: launchd.pid(LABEL) is None, 10, "its end")
+    wait_for(lambda: launchd.pid(LABEL) is None, 30, "its end")
     found = one("is loaded and not running")
     assert (found.level, "last end: code 0" in found.what) == (Level.WARNING, True)
 
@@ -103,7 +103,7 @@ def test_the_agents_own_toml_and_variables_count(installed, job, home):
 
 def test_a_port_that_launchd_holds_is_not_knocked_at(installed, launchd, job):
     launchd.run("stop", LABEL)
-    wait_for(lambda: launchd.pid(LABEL) is None, 10, "its end")
+    wait_for(lambda: launchd.pid(LABEL) is None, 30, "its end")
     plist = plistlib.loads(installed.agent.plist.read_bytes())
     plist["Sockets"] = {"http": {"SockNodeName": "127.0.0.1", "SockServiceName": "8765"}}
     installed.agent.plist.write_bytes(plistlib.dumps(plist))

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from support.daemon import wait_for
+from support.daemon import ended, wait_for
 from support.launchd import LAUNCHCTL
 
 LABEL = "org.example.job"
@@ -21,7 +21,7 @@ TARGET = f"{GUI}/{LABEL}"
 
 def alive(pid):
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return not ended(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 
@@ -86,8 +86,8 @@ def test_a_crash_is_restarted_and_a_clean_end_is_not(launchd, job):
     second = job.wait_starts(2)
     assert "\tlast terminating signal = Killed: 9\n" in launchd.run("print", TARGET).stdout
     assert launchd.run("stop", LABEL).returncode == 0
-    wait_for(lambda: not alive(second["pid"]), 10, "its end")
-    wait_for(lambda: "\tstate = not running\n" in launchd.run("print", TARGET).stdout, 10, "not running")
+    wait_for(lambda: not alive(second["pid"]), 30, "its end")
+    wait_for(lambda: "\tstate = not running\n" in launchd.run("print", TARGET).stdout, 30, "not running")
     assert len(job.starts) == 2
     assert launchd.run("start", LABEL).returncode == 0
     job.wait_starts(3)
@@ -100,7 +100,7 @@ def test_a_program_that_fails_at_once_is_throttled(launchd, job):
         "bootstrap", GUI, str(job.plist("exit=3", KeepAlive={"SuccessfulExit": False}, ThrottleInterval=3600))
     )
     job.wait_starts(1)
-    wait_for(lambda: "\tstate = spawn scheduled\n" in launchd.run("print", TARGET).stdout, 10, "the schedule")
+    wait_for(lambda: "\tstate = spawn scheduled\n" in launchd.run("print", TARGET).stdout, 30, "the schedule")
     assert "\tlast exit code = 3: No such process\n" in launchd.run("print", TARGET).stdout
     assert len(job.starts) == 1
 
@@ -111,14 +111,24 @@ def test_a_missing_program_is_78(launchd, job):
     assert "\tlast exit code = 78: EX_CONFIG\n" in launchd.run("print", TARGET).stdout
 
 
-def test_bootout_drains_then_kills_and_bootstrap_answers_5_meanwhile(launchd, job):
-    launchd.configure(drain=30)
+def test_bootout_kills_what_does_not_end(launchd, job):
     launchd.run("bootstrap", GUI, str(job.plist("deaf", ExitTimeOut=1)))
+    pid = job.wait_starts(1)["pid"]
+    launchd.run("bootout", TARGET)
+    wait_for(lambda: gone(launchd), 30, "the end")
+    assert not alive(pid)
+
+
+def test_bootout_drains_and_bootstrap_answers_5_meanwhile(launchd, job, tmp_path):
+    launchd.configure(drain=300)
+    gate = tmp_path / "gate"
+    launchd.run("bootstrap", GUI, str(job.plist(f"until={gate}", ExitTimeOut=300)))
     pid = job.wait_starts(1)["pid"]
     assert launchd.run("bootout", TARGET).returncode == 36
     assert "\tstate = SIGTERMed\n" in launchd.run("print", TARGET).stdout
     assert launchd.run("bootstrap", GUI, str(job.path)).returncode == 5
-    wait_for(lambda: gone(launchd), 10, "the end")
+    gate.touch()
+    wait_for(lambda: gone(launchd), 30, "the end")
     assert not alive(pid)
     assert launchd.run("bootstrap", GUI, str(job.path)).returncode == 5
     launchd.configure(drain=0)
@@ -180,11 +190,11 @@ def test_what_a_dead_job_leaves_in_its_process_group_is_killed(launchd, job, spa
     launchd.run("bootstrap", GUI, str(job.plist("child")))
     start = job.wait_starts(1)
     os.kill(start["pid"], signal.SIGKILL)
-    wait_for(lambda: "Killed: 9" in launchd.run("print", TARGET).stdout, 10, "its end")
+    wait_for(lambda: "Killed: 9" in launchd.run("print", TARGET).stdout, 30, "its end")
     if spared:
         assert alive(start["child"])
         os.kill(start["child"], signal.SIGKILL)
-    wait_for(lambda: not alive(start["child"]), 10, "the child's end")
+    wait_for(lambda: not alive(start["child"]), 30, "the child's end")
 
 
 def test_nothing_remains_when_the_owner_dies(launchd, job):
@@ -194,5 +204,5 @@ def test_nothing_remains_when_the_owner_dies(launchd, job):
     pid = job.wait_starts(1)["pid"]
     owner.kill()
     owner.wait()
-    wait_for(lambda: not alive(pid), 10, "the job's end")
-    wait_for(lambda: not launchd._processes(), 10, "the supervisor's end")
+    wait_for(lambda: not alive(pid), 30, "the job's end")
+    wait_for(lambda: not launchd._processes(), 30, "the supervisor's end")

@@ -6,6 +6,8 @@ import os
 import plistlib
 import signal
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -113,11 +115,11 @@ def test_one_that_ended_cleanly_is_kicked(launchd, lifecycle, content, job):
     lifecycle.install(content())
     job.wait_starts(1)
     launchd.run("stop", LABEL)
-    wait_for(lambda: lifecycle.job().pid is None, 10, "its end")
+    wait_for(lambda: lifecycle.job().pid is None, 30, "its end")
     assert lifecycle.start() is Change.STARTED
     job.wait_starts(2)
     launchd.run("stop", LABEL)
-    wait_for(lambda: lifecycle.job().pid is None, 10, "its end")
+    wait_for(lambda: lifecycle.job().pid is None, 30, "its end")
     assert lifecycle.install(content()) is Change.STARTED
     job.wait_starts(3)
 
@@ -130,12 +132,26 @@ def test_a_crash_is_launchds_business(lifecycle, content, job):
     assert lifecycle.job().runs == 2
 
 
-def test_start_while_it_is_still_ending_waits_for_the_end(launchd, lifecycle, content, job):
-    lifecycle.install(content("drain=1"))
+class Opening:
+    """Time that passes as ever, and lets go of what ends only when `gate` is there."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self, gate):
+        self.gate = gate
+
+    def sleep(self, seconds):
+        self.gate.touch()
+        time.sleep(seconds)
+
+
+def test_start_while_it_is_still_ending_waits_for_the_end(launchd, lifecycle, content, job, tmp_path):
+    gate = tmp_path / "gate"
+    lifecycle.install(content(f"until={gate}", ExitTimeOut=60))
     job.wait_starts(1)
     assert launchd.run("bootout", f"gui/{UID}/{LABEL}").returncode == 36
     assert lifecycle.job().ending
-    assert lifecycle.start() is Change.LOADED
+    assert replace(lifecycle, clock=Opening(gate)).start() is Change.LOADED
     job.wait_starts(2)
 
 

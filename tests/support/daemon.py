@@ -100,6 +100,14 @@ def wait_for(condition: Any, timeout: float, what: str) -> Any:
         time.sleep(0.02)
 
 
+def ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or only waits for its parent; it may go while it is looked at."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @contextlib.contextmanager
 def running_daemon(
     *args: str, cache: Path, env: Mapping[str, str] | None = None, ready: bool = True

@@ -233,8 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, name, data, *, chunked):
         if chunked:
             half = data[: len(data) // 2]
-            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(half), half))
             self.record.sent += len(half)
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(half), half))
             return
         cuts = self.hub.faults.cut.get(name)
         limit = cuts.pop(0) if cuts else len(data)
@@ -242,8 +242,8 @@ class _Handler(BaseHTTPRequestHandler):
             if at:  # never behind the last: a client that has everything asks its next question on this connection
                 time.sleep(self.hub.faults.chunk_delay)
             piece = data[at : min(at + 16384, limit)]
+            self.record.sent += len(piece)  # first: who has the last byte may look at once
             self.wfile.write(piece)
-            self.record.sent += len(piece)
         if limit < len(data):
             with contextlib.suppress(OSError):
                 self.wfile.flush()

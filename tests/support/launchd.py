@@ -66,14 +66,11 @@ class Launchd:
 
     def close(self) -> None:
         """Boot everything out, without waiting for anybody's drain."""
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-                for child in process.children():
-                    child.kill()
-        deadline = time.monotonic() + 15
-        while self._processes():
+        deadline = time.monotonic() + 60
+        while processes := self._processes():
             assert time.monotonic() < deadline, "a supervisor of the stand-in does not end"
+            for process in processes:
+                _end(process)
             time.sleep(0.02)
 
     def _processes(self) -> list[psutil.Process]:
@@ -87,3 +84,12 @@ class Launchd:
             and str(self.store.folder) in command
             and process.info["status"] != psutil.STATUS_ZOMBIE
         )
+
+
+def _end(supervisor: psutil.Process) -> None:
+    """Told again and again: it may have been about to start its job when it was told first."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        supervisor.terminate()
+        for child in supervisor.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()

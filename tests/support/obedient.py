@@ -1,8 +1,8 @@
 """A small program for launchd to run: notes each start, and ends as told.
 
-`obedient.py RECORD [drain=SECONDS] [exit=CODE] [deaf] [child]`: appends one JSON line per start to RECORD
-(pid, environment, folder, …), with `child` that of a child process; at SIGTERM it waits `drain` and exits 0, or does nothing if `deaf`;
-with `exit` it ends at once with that code.
+`obedient.py RECORD [drain=SECONDS] [until=FILE] [exit=CODE] [deaf] [child]`: appends one JSON line per start to RECORD
+(pid, environment, folder, …), with `child` that of a child process; at SIGTERM it waits `drain`, and for FILE to be
+there, and exits 0, or does nothing if `deaf`; with `exit` it ends at once with that code.
 """
 
 import json
@@ -30,6 +30,8 @@ if "child" in options:
 def end(*_):
     if "deaf" not in options:
         time.sleep(float(options.get("drain", "0")))
+        while "until" in options and not Path(options["until"]).exists():
+            time.sleep(0.02)
         sys.exit(0)
 
 

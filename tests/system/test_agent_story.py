@@ -20,7 +20,7 @@ import pytest
 from pensieved.cli.standing import look
 from pensieved.cli.status import to_json
 from support.cli import expect, pensieved
-from support.daemon import wait_for
+from support.daemon import ended, wait_for
 from support.hub import Hub
 from support.launchd import Launchd
 from support.tiny import llama_files
@@ -72,10 +72,6 @@ def ask_for_paris(port):
         return json.load(response)["content"][0]["text"]
 
 
-def gone(process):
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # some twenty starts and stops of the real daemon
 def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # noqa: PLR0915  one life, in order
@@ -87,7 +83,7 @@ def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # n
     assert "curl -s" in done.stdout
     assert "left out: HF_TOKEN" in done.stdout
     assert "hf auth login" in done.stdout
-    assert "warming" in done.stderr
+    assert {"loading", "warming"} & set(done.stderr.split())  # one of them lasts until it is looked at
     assert "Paris" in ask_for_paris(port)
     plist = launchd.agents / f"{LABEL}.plist"
     assert b"hf_" not in plist.read_bytes()
@@ -105,7 +101,7 @@ def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # n
     launchd.configure(spare_process_group=True)
     engine = psutil.Process(first["daemon"]["engine"]["pid"])
     os.kill(first["agent"]["pid"], signal.SIGKILL)
-    wait_for(lambda: gone(engine), 20, "the engine's end")
+    wait_for(lambda: ended(engine), 60, "the engine's end")
     wait_for(
         lambda: (now := standing())["ready"] and now["agent"]["pid"] != first["agent"]["pid"],
         60,
@@ -127,7 +123,10 @@ def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # n
     wait_for(lambda: "cannot be read" in (standing()["daemon"]["config"]["error"] or ""), 30, "the loss")
     assert standing()["ready"] is True
     config.write_text(good)
-    assert "server.max_queued  applied live" in expect(0, "reload").stdout
+    said = expect(0, "reload").stdout  # the daemon may have read it by itself before the command came
+    assert "server.max_queued  applied live" in said or "nothing has changed" in said
+    assert standing()["daemon"]["config"]["error"] is None
+    assert standing()["daemon"]["limits"]["max_queued"] != 7
     assert standing()["agent"]["pid"] == running
 
     # other words change what differs, and leave every comment; the daemon goes on
@@ -176,7 +175,7 @@ def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # n
     # stop, start, uninstall
     daemon = psutil.Process(standing()["agent"]["pid"])
     assert "is stopped" in expect(0, "stop").stdout
-    assert gone(daemon)
+    assert ended(daemon)
     assert "installed, not loaded" in expect(3, "status").stdout
     assert "was not running" in expect(0, "stop").stdout
     expect(0, "start")
@@ -394,6 +393,7 @@ def test_two_agents_beside_each_other(launchd, port, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as found:
         other = found.getsockname()[1]
     expect(0, "install", "--model-url", tmp_path / "model", "--port", port, "--no-wait")
+    wait_for(phase, 60, "the first to take its port")
     expect(
         0,
         "install",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import anthropic
 import psutil
 import pytest
 
-from support.daemon import running_daemon, wait_for
+from support.daemon import ended, running_daemon, wait_for
 
 STORY = {
     "model": "local",
@@ -32,6 +33,16 @@ def command(*args, env=None):
 
 def client_of(daemon):
     return anthropic.Anthropic(base_url=daemon.url, api_key="unused", max_retries=0)
+
+
+@contextlib.contextmanager
+def held(process):
+    """Nothing comes from it meanwhile."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
 
 
 @pytest.mark.parametrize(
@@ -91,16 +102,18 @@ def test_ready_again_from_the_cache_without_network(starter_cache):
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_running_requests_refuses_new_ones_and_exits_0(starter_cache, signum):
-    patient = {"PENSIEVED_SERVER__DRAIN_TIMEOUT": "5m"}  # a busy machine may be slow
+    # a busy machine may be slow, and nobody shall think that the engine hangs while it is held
+    patient = {"PENSIEVED_SERVER__DRAIN_TIMEOUT": "5m", "PENSIEVED_ENGINE__HANG_TIMEOUT": "5m"}
     with running_daemon(cache=starter_cache, env=patient) as daemon, client_of(daemon) as client:
         engine = psutil.Process(daemon.engine_pid())
         with client.messages.stream(max_tokens=40, **STORY) as stream:
             next(iter(stream.text_stream))
-            daemon.process.send_signal(signum)
-            wait_for(lambda: daemon.get("/health")[1]["phase"] == "draining", 10, "draining")
-            with pytest.raises(anthropic.APIStatusError) as caught:
-                client.messages.create(max_tokens=4, **STORY)
-            assert caught.value.status_code == 503
+            with held(engine):  # else the answer may end, and the daemon with it, before it was looked at
+                daemon.process.send_signal(signum)
+                wait_for(lambda: daemon.get("/health")[1]["phase"] == "draining", 60, "draining")
+                with pytest.raises(anthropic.APIStatusError) as caught:
+                    client.messages.create(max_tokens=4, **STORY)
+                assert caught.value.status_code == 503
             assert stream.get_final_message().usage.output_tokens == 40
         assert daemon.finish() == 0
         assert not engine.is_running()
@@ -115,7 +128,7 @@ def test_drain_timeout_cuts_what_does_not_finish(starter_cache):
             daemon.process.terminate()
             with pytest.raises((anthropic.APIError, anthropic.APIConnectionError, Exception)):
                 stream.get_final_message()
-        assert daemon.finish(20) == 0
+        assert daemon.finish() == 0
 
 
 @pytest.mark.slow
@@ -125,11 +138,7 @@ def test_the_engine_does_not_outlive_a_daemon_killed_with_9(starter_cache):
         with client_of(daemon) as client, client.messages.stream(max_tokens=4000, **STORY) as stream:
             next(iter(stream.text_stream))
             daemon.process.kill()
-            wait_for(
-                lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE,
-                15,
-                "the engine's end",
-            )
+            wait_for(lambda: ended(engine), 60, "the engine's end")
 
 
 @pytest.mark.slow
@@ -148,7 +157,7 @@ def test_eight_streams_survive_kill_9_of_the_engine_with_the_same_texts(starter_
         killer.start()
         disturbed = _eight_streams(client, started)
         killer.join()
-        assert daemon.engine_pid() != killed[0]
+        wait_for(lambda: daemon.engine_pid() not in {None, killed[0]}, 60, "another engine")
         assert disturbed == undisturbed
 
 
@@ -160,7 +169,7 @@ def _eight_streams(client, started):
     def one(number: int) -> None:
         messages = [{"role": "user", "content": f"Tell me a story about {number} lamps."}]
         with client.messages.stream(
-            model="local", max_tokens=48, messages=messages, extra_body={"temperature": 0}
+            model="local", max_tokens=24, messages=messages, extra_body={"temperature": 0}
         ) as stream:
             pieces = iter(stream.text_stream)
             first = next(pieces)

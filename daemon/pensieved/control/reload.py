@@ -111,17 +111,17 @@ class Configuration:
         fresh = changes(self._wanted, wanted)
         self.current, self._wanted = now, wanted
         told = time.time()
-        self.report = ConfigReport(
+        by_effect = {effect.name.lower(): [c.key for c in fresh if c.effect is effect] for effect in Effect}
+        log.info("configuration.read", **{name: keys for name, keys in by_effect.items() if keys})
+        for listener in self._listeners:
+            listener(now)
+        self.report = ConfigReport(  # last: who reads it takes what it says for done, or at least for begun
             path=self._path(),
             read_at=told,
             changed_at=told if fresh else self.report.changed_at,
             changes=tuple(AppliedKey(c.key, c.effect) for c in fresh) or self.report.changes,
             waiting=tuple(c.key for c in changes(now, wanted)),
         )
-        by_effect = {effect.name.lower(): [c.key for c in fresh if c.effect is effect] for effect in Effect}
-        log.info("configuration.read", **{name: keys for name, keys in by_effect.items() if keys})
-        for listener in self._listeners:
-            listener(now)
 
     def _path(self) -> str | None:
         return str(self._origin.path) if self._origin and self._origin.path else None

@@ -68,6 +68,7 @@ class Supervisor:
         with socket.socket(socket.AF_UNIX) as control:
             control.bind("control.new")
             control.listen()
+            self.act()  # what runs at load is started before `bootstrap` returns, and anybody asks
             Path("control.new").rename("control")
             while not (self.leaving and self.child is None):
                 waiting = self.listeners()

@@ -90,7 +90,8 @@ def _admit(store: Store, domain: str, plist: dict[str, Any]) -> None:
 def _load(store: Store, spec: dict[str, Any]) -> None:
     folder = store.job(spec["plist"]["Label"])
     folder.mkdir(parents=True)
-    (folder / "job.json").write_text(json.dumps(spec))
+    (folder / "job.new").write_text(json.dumps(spec))
+    (folder / "job.new").rename(folder / "job.json")  # a `print` at this moment reads all of it or none
     with (store.folder / "supervisor.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-IS", str(Path(__file__).parent / "supervisor.py"), str(store.folder), folder.name],
