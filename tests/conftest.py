@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -26,13 +25,6 @@ for _name, _steady in (("steady", True), ("searching", False)):
         _name, deadline=None, derandomize=_steady, suppress_health_check=[HealthCheck.too_slow]
     )
 settings.load_profile("steady")
-
-
-# How long an example takes says more of the machine's other work than of ours.
-hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
