@@ -92,13 +92,16 @@ class Run:
             measured = startup.measure_port(each, self.setup, result, log, plan.port_rounds)
             await self._guarded("port", each, measured)
         if plan.soak:
-            await self._served("soak", each, lambda server: soak.measure_soak(server, plan, result))
+            setup = soak.with_full_cache(self.setup)
+            await self._served("soak", each, lambda server: soak.measure_soak(server, plan, result), setup)
 
-    async def _served(self, part: str, each: Contestant, measure: Any) -> None:
+    async def _served(self, part: str, each: Contestant, measure: Any, setup: Setup | None = None) -> None:
         """A part on a server of its own: what one part leaves in caches is nothing to the next."""
 
         async def whole() -> None:
-            async with running(each, self.setup, self._log(each), f"{self.plan.seed}/{part}") as server:
+            async with running(
+                each, setup or self.setup, self._log(each), f"{self.plan.seed}/{part}"
+            ) as server:
                 await measure(server)
 
         await self._guarded(part, each, whole())

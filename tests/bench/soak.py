@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bench.dialects import Request
@@ -15,6 +16,7 @@ from bench.prompts import story
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.contestants import Setup
     from bench.dialects import Answer
     from bench.plan import Plan
     from bench.result import Result
@@ -22,6 +24,15 @@ if TYPE_CHECKING:
 
 STREAMS = 8
 _MINUTE = 60.0
+PROMPT_CACHE = "256MiB"
+"""It is full within the first minute, so that what grows afterwards is something else."""
+
+
+def with_full_cache(setup: Setup) -> Setup:
+    """The same with so small a prompt cache."""
+    config = setup.config.with_name("soak.toml")
+    config.write_text(f'[prompt_cache]\nmemory = "{PROMPT_CACHE}"\n', encoding="utf-8")
+    return replace(setup, config=config)
 
 
 class _Streams:
