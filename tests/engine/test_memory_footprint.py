@@ -10,7 +10,7 @@ from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.library import Library
 from pensieved.engine.worker.memory.footprint import ENDLESS, Footprint, Layer, footprint_of
 from pensieved.engine.worker.runner import runner_for
-from pensieved.engine.worker.shapes import Shapes
+from pensieved.engine.worker.shapes import CPU, METAL, Shapes
 from support.batches import MODELS
 from support.memories import WIDE_HEAD, WIDE_TOKEN, settled, wide_model
 
@@ -85,10 +85,16 @@ def test_a_window_and_a_state_do_not_grow():
 
 
 def test_similar_lengths_share_the_longest_ones_room():
-    known = Footprint([Layer(1, 0, None)], int, int, int)
+    known = Footprint([Layer(1, 0, None)], int, int, int, lambda one, other: one <= 4 * other)
     assert known.together([]) == 0
-    assert known.together([100, 2000, 1900]) == 3 * 2000  # up to four times as long
+    assert known.together([600, 2000, 1900]) == 3 * 2000
     assert known.together([100, 8000, 7000]) == 2 * 8000 + 100
+
+
+def test_on_a_cpu_a_short_row_has_no_long_ones_room(wide):
+    lengths = [64] * 7 + [2048]
+    assert footprint(wide, CPU).together(lengths) == (7 * 64 + 2048) * WIDE_TOKEN
+    assert footprint(wide, METAL).together([*lengths[:7], 1792]) == 8 * 1792 * WIDE_TOKEN
 
 
 def test_doubled_rows_and_padded_prompts_count(wide):

@@ -38,6 +38,20 @@ def test_where_any_chunk_costs_a_pass_long_ones_go_along():
     assert max(took) <= 3 * plain  # what a reader is promised
 
 
+def test_chunks_of_a_growing_context_do_not_take_longer_and_longer():
+    plain, done, took = 0.1, 0, []
+    pace = Pace(512, 512)
+    for _ in range(10):
+        pace.took(plain, 8, 0)
+    while done < 2000:
+        tokens = pace.budget(8)
+        took.append(plain + 0.02 + tokens * (0.0035 + 2.2e-6 * done))
+        pace.took(took[-1], 8, tokens)
+        done += tokens
+    assert max(took) <= 3 * plain
+    assert done / len(took) > 1.4 * SMALLEST
+
+
 def test_where_even_a_short_chunk_is_dear_it_stays_short():
     plain, each = 0.01, 0.002
     pace = Pace(512, 2048)

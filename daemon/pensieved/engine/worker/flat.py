@@ -34,12 +34,6 @@ if TYPE_CHECKING:
 
 MOST_TRACES = 256
 """Shapes of which the compiled step is kept."""
-MOST_SHELVES = 4
-"""Groups of rows of similar lengths: each costs a step some launches."""
-SIMILAR = 4
-"""Rows whose lengths differ by no more than this factor share a shelf."""
-SHORT = 512
-"""Tokens below which a row's length does not matter for that."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +183,10 @@ class Flat:
             return int(max(lengths))
 
         def unlikeness(plan: Any) -> float:
-            pair = sorted((max(SHORT, length), max(SHORT, longest(plan))))
-            return pair[1] / pair[0]
+            return self._shapes.unlikeness(length, longest(plan))
 
         best = min(plans, key=unlikeness, default=None)
-        if best is None or (unlikeness(best) > SIMILAR and len(plans) < MOST_SHELVES):
+        if best is None or (unlikeness(best) > self._shapes.similar and len(plans) < self._shapes.shelves):
             empty = Shelf(Cells([array[:0] for array in prompt.cells.keys], prompt.cells.values), [])
             best = (empty, [], [])
             plans.append(best)

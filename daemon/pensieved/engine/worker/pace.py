@@ -86,11 +86,12 @@ class Pace:
         if tokens <= SMALLEST:
             self._least = _mixed(self._least, more)
         known = self._costs.setdefault(size, _Cost(tokens, more))
-        known.seconds = _mixed(known.seconds * tokens / known.tokens, more)
-        known.tokens = tokens
+        before = known.seconds * tokens / known.tokens
+        known.tokens, known.seconds = tokens, _mixed(before, more)
+        dearer = known.seconds / before if before else 1.0
         for other, cost in self._costs.items():
-            if other > size:
-                cost.seconds *= OPTIMISM
+            if other > size:  # a context that made this chunk dearer makes longer ones dearer, too
+                cost.seconds *= dearer * OPTIMISM
 
     def _most(self, bound: float) -> float:
         """Tokens of a chunk that adds `bound` seconds, or hardly more than the least one does."""

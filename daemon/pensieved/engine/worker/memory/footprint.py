@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from pensieved.engine.worker.flat import SHORT, SIMILAR, Flat
+from pensieved.engine.worker.flat import Flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +48,7 @@ class Footprint:
         capacity: tokens for which a row that needs so many has room.
         prompt: the same while its prompt is computed.
         rows: rows of a shelf of so many requests.
+        alike: whether requests of two lengths share a shelf.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Footprint:
         capacity: Callable[[int], int],
         prompt: Callable[[int], int],
         rows: Callable[[int], int],
+        alike: Callable[[int, int], bool] = lambda *_: True,
     ) -> None:
         self._layers = tuple(layers)
         self._capacity = capacity
         self._prompt = prompt
         self._rows = rows
+        self._alike = alike
 
     @property
     def token(self) -> int:
@@ -80,7 +83,7 @@ class Footprint:
         total = 0
         shelf: list[int] = []
         for length in sorted(lengths, reverse=True):
-            if shelf and max(SHORT, shelf[0]) > SIMILAR * max(SHORT, length):
+            if shelf and not self._alike(shelf[0], length):
                 total += self._shelf(shelf)
                 shelf = []
             shelf.append(length)
@@ -112,7 +115,11 @@ def footprint_of(model: Any, runner: Any, shapes: Shapes) -> Footprint:
     layers = list(_layers(model))
     if isinstance(runner, Flat):
         return Footprint(
-            layers, shapes.capacity, lambda whole: shapes.prompt_capacity(whole, whole), shapes.rows
+            layers,
+            shapes.capacity,
+            lambda whole: shapes.prompt_capacity(whole, whole),
+            shapes.rows,
+            alike=lambda one, other: shapes.unlikeness(one, other) <= shapes.similar,
         )
     return Footprint(layers, _stepped, _stepped, int)
 
