@@ -171,14 +171,15 @@ def local_url(host: str, port: int) -> str:
 
 def ask(address: Address) -> Answer | None:
     """What the daemon there says; None where none answers, or something else does."""
-    status, body = _fetch(address, "/v1/status")
+    ready = _fetch(address, "/ready")[0]  # first, so that the report of a ready daemon is not an older one
+    status, body = _fetch(address, "/v1/status") if ready else (0, b"")
     if status != _OK:
         return None
     try:
         report = msgspec.json.decode(body, type=DaemonReport)
     except msgspec.MsgspecError:
         return None
-    return Answer(report, msgspec.Raw(body), _fetch(address, "/ready")[0] == _OK)
+    return Answer(report, msgspec.Raw(body), ready == _OK)
 
 
 def reload_config(address: Address) -> ConfigReport | None:
