@@ -102,6 +102,7 @@ class Run:
             async with running(
                 each, setup or self.setup, self._log(each), f"{self.plan.seed}/{part}"
             ) as server:
+                self.result.add("again", each.name, 0, at=part, **server.started)
                 await measure(server)
 
         await self._guarded(part, each, whole())

@@ -34,6 +34,8 @@ class Setup:
         url: what the daemon is told, so that it serves that folder.
         quantization: likewise.
         cache_dir: of the daemon.
+        scratch: folder of temporary folders, one for each contestant, where MLX keeps the kernels that it compiles: nobody
+            starts with another's.
         config: an empty TOML, so that the user's own counts for nothing.
         blas: variables that put OpenBLAS in front; empty where none is needed.
         threads: of the BLAS.
@@ -47,6 +49,7 @@ class Setup:
     url: str
     quantization: str
     cache_dir: Path
+    scratch: Path
     config: Path
     blas: Mapping[str, str]
     threads: int
@@ -55,14 +58,17 @@ class Setup:
     weight_bytes: int
     gguf: Path | None
 
-    def environment(self, *, blas: bool) -> dict[str, str]:
-        """Of a child: nobody asks a Hub, nobody reports home."""
+    def environment(self, name: str, *, blas: bool) -> dict[str, str]:
+        """Of a child that is called so: nobody asks a Hub, nobody reports home."""
+        temporary = self.scratch / name
+        temporary.mkdir(parents=True, exist_ok=True)
         quiet = {
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "OPENBLAS_NUM_THREADS": str(self.threads),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_HERE), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(temporary.resolve()),
             "TOKENIZERS_PARALLELISM": "false",
         }
         return {**os.environ, **quiet, **(self.blas if blas else {})}

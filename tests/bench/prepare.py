@@ -35,6 +35,7 @@ def set_up(
         url=url,
         quantization=quantization,
         cache_dir=cache_dir,
+        scratch=cache_dir / "scratch",
         config=config,
         blas=preload,
         threads=_threads(preload),

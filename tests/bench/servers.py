@@ -100,7 +100,8 @@ async def running(contestant: Contestant, setup: Setup, log: Path, seed: str) ->
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     is_ceiling = contestant.name == "ceiling"
     before = gpu_memory()
-    command, environment = contestant.command(setup, port), setup.environment(blas=contestant.blas)
+    command = contestant.command(setup, port)
+    environment = setup.environment(contestant.name, blas=contestant.blas)
     child = Child(command, environment, log, **(pipes if is_ceiling else {}))
     server = (CeilingProcess if is_ceiling else Server)(contestant, child, port)
     try:

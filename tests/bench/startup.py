@@ -32,7 +32,9 @@ async def measure_port(contestant: Contestant, setup: Setup, result: Result, log
         if await imported.wait():
             raise ContestantError(f"the interpreter could not {IMPORTS}")
         imports = time.perf_counter() - started
-        child = Child(contestant.command(setup, 0), setup.environment(blas=contestant.blas), log)
+        child = Child(
+            contestant.command(setup, 0), setup.environment(contestant.name, blas=contestant.blas), log
+        )
         try:
             await port_up(Server(contestant, child, 0))
             up = time.perf_counter() - child.begun
@@ -45,7 +47,7 @@ def bare_interpreter(setup: Setup) -> dict[str, Any]:
     """Memory of a Python that has imported mlx-lm and nothing else: what an engine cannot go below."""
     process = subprocess.Popen(
         [sys.executable, "-c", _BARE],
-        env=setup.environment(blas=True),
+        env=setup.environment("bare", blas=True),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

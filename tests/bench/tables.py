@@ -153,7 +153,7 @@ def memory_of(measurement: dict[str, Any], role: str = "") -> int | None:
 
 
 def starts(result: Result) -> str:
-    """Seconds from the start of the process, and memory when it has answered and under load."""
+    """Seconds from the start of the process, memory when it has answered and under load; and a later start's."""
     rows = []
     for name in result.contestants("start"):
         found = list(result.of("start", contestant=name))
@@ -163,13 +163,20 @@ def starts(result: Result) -> str:
         )
         peak = max((memory_of(each) or 0 for each in loaded), default=None)
         gpu = middle(each.get("gpu_memory") for each in found)
+        later = list(result.of("again", contestant=name))
+        first_again, ready_again = (
+            middle(each.get(key) for each in later) for key in ("first_token", "ready")
+        )
         rows.append(
             [
                 name,
                 number(port_up, digits=2),
                 number(first, digits=2),
                 number(ready, digits=2),
+                number(first_again, digits=2),
+                number(ready_again, digits=2),
                 mib(middle(map(memory_of, found))),
+                mib(middle(map(memory_of, later))),
                 mib(peak),
                 mib(gpu),
             ]
@@ -179,7 +186,10 @@ def starts(result: Result) -> str:
         "port up, s",
         "first token, s",
         "ready, s",
+        "first token again, s",
+        "ready again, s",
         "memory, MiB",
+        "memory again, MiB",
         "largest after a level, MiB",
         "more GPU memory, MiB",
     ]

@@ -107,9 +107,14 @@ def test_the_page_has_the_figures_and_what_was_written_by_hand(small, tmp_path):
     assert "| daemon / ceiling, 8 concurrent | 1.09 (1.08 to 1.10) |" in page
     assert "| 8 | 75.0 | 82.0 | 80.0 |" in page
     assert "| 8 | 12.3 / 250 | 12.3 / 250 | 12.3 / 250 |" in page
-    assert "| daemon | 0.50 | 2.50 | - | 800 | 800 | - |" in page
+    assert "| daemon | 0.50 | 2.50 | - | - | - | 800 | - | 800 | - |" in page
     assert "llama-server: not measured, not installed" in page
     assert "at most 2.1% of one core" in page
+
+
+def test_a_later_start_stands_beside_the_first(small):
+    small.add("again", "daemon", 0, at="waves", port_up=0.5, first_token=1.5, ready=1.75, processes=PROCESSES)
+    assert "| daemon | 0.50 | 2.50 | - | 1.50 | 1.75 | 800 | 800 | 800 | - |" in tables.starts(small)
 
 
 def test_every_table_comes_with_its_command(small, tmp_path):

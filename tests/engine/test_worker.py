@@ -42,6 +42,22 @@ def engine(model, config):
         engine.stop(5)
 
 
+def test_the_engine_leaves_pytorch_where_it_is(model, config, tmp_path, monkeypatch):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(
+        f"open({str(tmp_path / 'imported')!r}, 'w'); __version__ = '9.9'"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    engine = Engine(config, lambda *_: None)
+    try:
+        engine.start()
+        engine.load(model, max_concurrent=1)
+        assert collect(submit(engine, [1, 2, 3], max_tokens=2))
+    finally:
+        engine.stop(5)
+    assert not (tmp_path / "imported").exists()
+
+
 def prompts(count, seed=0):
     """Prompts of very different lengths, some longer than a chunk of prefill."""
     chance = random.Random(seed)

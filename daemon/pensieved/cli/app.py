@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pensieved import __version__
-from pensieved.cli.imports import uncollected
 from pensieved.errors import PensievedError
+from pensieved.imports import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

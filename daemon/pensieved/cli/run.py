@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pensieved.cli.imports import uncollected
 from pensieved.control.daemon import Daemon
 from pensieved.errors import PensievedError
 from pensieved.http.activation import copies, inherited_sockets
 from pensieved.http.door import check_exposure
 from pensieved.http.listen import bind
+from pensieved.imports import uncollected
 from pensieved.logs import configure_logging
 from pensieved.models.source import parse_source
 from pensieved.settings import Settings

@@ -8,6 +8,7 @@ import socket
 
 from pensieved.engine.protocol import Fault
 from pensieved.engine.worker.link import Link, hold_lifeline
+from pensieved.imports import uncollected, without_frameworks
 
 
 def main() -> None:
@@ -18,8 +19,10 @@ def main() -> None:
     options = parser.parse_args()
     hold_lifeline(options.lifeline)
     link = Link(socket.socket(fileno=options.fd))
+    without_frameworks()
     try:
-        from pensieved.engine.worker.loop import run  # noqa: PLC0415  a second of imports, after the lifeline
+        with uncollected():
+            from pensieved.engine.worker.loop import run  # noqa: PLC0415  a second of imports, after the lifeline
     except Exception as error:  # noqa: BLE001  whatever a broken installation raises, say it
         link.send(Fault(f"MLX cannot be imported: {error}", permanent=True))
         os._exit(os.EX_SOFTWARE)

@@ -21,6 +21,7 @@ from pensieved.engine.worker.onepass import (
     forward,
     route_attention,
 )
+from pensieved.engine.worker.rotary import share_angles
 from pensieved.engine.worker.shelf import Cells, Shelf
 from pensieved.engine.worker.speculation.ahead import Verifier
 from pensieved.engine.worker.traces import Traces
@@ -83,6 +84,8 @@ class Flat:
         self._seen: set[Any] = set()
         self._verifier = Verifier(model, self._narrowing, shapes)
         route_attention(model)
+        if mx.default_device().type == mx.DeviceType.cpu:
+            share_angles(model)
 
     @property
     def width(self) -> int:

@@ -98,12 +98,13 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None, WarmUp]:
 
 def _serve(link: Link, batch: Batch, keeper: PromptCache | None, warm_up: WarmUp) -> NoReturn:
     beaten = 0.0
-    closed = False
+    closed, busy = False, True
     while True:
-        patience = 0.0 if _warm(link, batch, warm_up) else HEARTBEAT
+        patience = 0.0 if busy else HEARTBEAT
         while (frame := link.receive(patience)) is not None:
             _apply(link, batch, frame)
             patience = 0.0
+        busy = _warm(link, batch, warm_up)
         batch.watch()
         outputs = batch.step() if len(batch) else ()
         if outputs:

@@ -33,6 +33,8 @@ QUIET = 2.0
 """Seconds for which nobody must have been there: who asks again at once shall not find the device busy."""
 PASSES = 2
 """Times that a shape is met: a trace is only made for one that comes again."""
+WAVES = (48, 96)
+"""Tokens of prompts that come together."""
 CHUNKS_TRIED = 4
 """Chunks of a size whose cost is to be known."""
 IMPATIENCE = 30.0
@@ -90,6 +92,10 @@ class WarmUp:
 
     def _first(self, prefill_chunk: int) -> Iterator[None]:
         yield from self._batch.first_passes()
+        for length in WAVES:
+            for requests in _doubling(self._batch.max_concurrent):
+                meet_together(self._batch, requests, length)
+                yield
         for sampling in (COMMON, *RARER):
             sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
             yield
@@ -102,6 +108,14 @@ class WarmUp:
 def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens: int = 3) -> None:
     """A short request, from start to end."""
     batch.insert(Submit(0, (0,), tokens, (), sampling=sampling, logprobs=logprobs))
+    while len(batch):
+        batch.step()
+
+
+def meet_together(batch: Batch, requests: int, length: int) -> None:
+    """A wave: that rows join and leave is work as well, and on CUDA a graph of each number of copies."""
+    for request in range(requests):
+        batch.insert(Submit(request, (0,) * length, 3, ()))
     while len(batch):
         batch.step()
 

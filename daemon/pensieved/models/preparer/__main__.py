@@ -16,6 +16,7 @@ import warnings
 from typing import TYPE_CHECKING, BinaryIO
 
 from pensieved.errors import DiskFullError, PensievedError, PermanentError
+from pensieved.imports import without_frameworks
 from pensieved.models.preparer.report import Reporter
 from pensieved.models.wire import Done, decode_job, encode_line, failed
 
@@ -37,6 +38,8 @@ def main() -> int:
     job = decode_job(sys.stdin.buffer.readline())
     threading.Thread(target=_die_with_parent, name="parent watch", daemon=True).start()
     os.environ.update(_ENVIRONMENT)
+    if not job.trust_remote_code:
+        without_frameworks()
     warnings.simplefilter("ignore")  # libraries' advice to their own developers
 
     def send(event: Event) -> None:
