@@ -6,6 +6,7 @@ from itertools import chain
 
 import mlx.core as mx
 import pytest
+from mlx import nn
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache
 
@@ -14,6 +15,7 @@ from pensieved.engine.worker import warming
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.flat import Flat
 from pensieved.engine.worker.library import Library
+from pensieved.engine.worker.quantized import MatrixLinear
 from pensieved.engine.worker.shapes import CPU, CUDA, METAL
 from support.architectures import OTHERS, PLAIN, VOCABULARY, model_of
 
@@ -79,6 +81,17 @@ def test_plain_caches_run_flat_and_answer_as_mlx_lm(kind, policy):
     batch = batch_of(model, POLICIES[policy])
     assert isinstance(batch._runner, Flat)
     assert answer(batch, wanted) == expected(model, wanted, TOKENS)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "lfm2"])
+def test_quantized_models_answer_as_mlx_lm(kind):
+    wanted = prompts(LENGTHS)
+    plain, ours = model_of(kind), model_of(kind)
+    for model in (plain, ours):
+        nn.quantize(model, group_size=32, bits=8)
+    batch = batch_of(ours)
+    assert any(isinstance(module, MatrixLinear) for module in ours.modules())
+    assert answer(batch, wanted) == expected(plain, wanted, TOKENS)
 
 
 @pytest.mark.parametrize("policy", ["exact", "cuda"])

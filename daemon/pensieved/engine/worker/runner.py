@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pensieved.engine.worker.fitting import flat_for
 from pensieved.engine.worker.library import Library
+from pensieved.engine.worker.quantized import see_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,7 @@ def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
     Raises:
         UnloadableError: there is none.
     """
+    see_matrices(model)
     flat = flat_for(model, shapes)
     if flat is not None:
         return flat, shapes

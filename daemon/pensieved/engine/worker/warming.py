@@ -141,14 +141,14 @@ def first_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int, 
         shapes: that it follows.
         rows: requests that decode together at the most.
         idle_chunk: tokens of a chunk of prefill while nobody decodes.
-        chunk: the same while somebody does.
+        chunk: the same while somebody does: a shape that is new then is a pause for all who stream.
     """
     for count in _doubling(rows):
         _decode(runner, count, chunk if count in {1, rows} and not shapes.apart else 0)
         yield
     yield from _first_chunks(runner, rows, idle_chunk, 0, SOON)
     yield from _later_chunks(runner, shapes, _lengths(idle_chunk), 0, SOON)
-    yield from _later_chunks(runner, shapes, _alongside(chunk), SOON, LATER)
+    yield from _later_chunks(runner, shapes, _lengths(chunk), SOON, LATER)
 
 
 def further_passes(
@@ -156,7 +156,7 @@ def further_passes(
 ) -> Iterator[None]:
     """The passes of longer prompts; see `first_passes`."""
     yield from _first_chunks(runner, rows, idle_chunk, SOON, LATER)
-    rest = [length for length in _lengths(idle_chunk) if length not in _alongside(chunk)]
+    rest = [length for length in _lengths(idle_chunk) if length > chunk]
     yield from _later_chunks(runner, shapes, rest, SOON, LATER)
 
 
@@ -207,11 +207,6 @@ def _run(runner: Runner, tokens: mx.array | None, group: Any, chunk: list[list[i
 
 def _lengths(most: int) -> list[int]:
     return [length for length in CHUNKS if length <= most]
-
-
-def _alongside(chunk: int) -> list[int]:
-    """What a long prompt is cut into while others stream: each shape that is new then is a pause for all of them."""
-    return _lengths(chunk)[-2:]
 
 
 def _doubling(most: int) -> list[int]:
