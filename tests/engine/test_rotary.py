@@ -17,6 +17,12 @@ class Model(nn.Module):
         self.layers = [nn.RoPE(dims, **kinds) for _ in range(3)]
 
 
+def rotated(model, x, offset):
+    """By all layers of the model, in one pass."""
+    with share_angles(model).of(offset):
+        return [layer(x, offset=offset) for layer in model.layers]
+
+
 @pytest.mark.parametrize("kinds", [{}, {"base": 1e6}, {"scale": 0.25}, {"traditional": True}], ids=str)
 @pytest.mark.parametrize("kind", [mx.float32, mx.bfloat16], ids=str)
 def test_it_rotates_as_before(kinds, kind):
@@ -25,9 +31,7 @@ def test_it_rotates_as_before(kinds, kind):
     offset = mx.array(POSITIONS, dtype=mx.int32)
     model = Model(**kinds)
     plain = [layer(x, offset=offset) for layer in model.layers]
-    share_angles(model)
-    for before, layer in zip(plain, model.layers, strict=True):
-        after = layer(x, offset=offset)
+    for before, after in zip(plain, rotated(model, x, offset), strict=True):
         assert after.dtype == kind
         # a position of 8,191 has an angle with ten bits behind the point, in single precision as well
         assert mx.allclose(after, before, rtol=0, atol=2e-3 if kind == mx.float32 else 5e-2)
@@ -39,27 +43,38 @@ def test_near_the_start_it_is_exact_to_rounding():
     offset = mx.array([0, 1, 2, 90], dtype=mx.int32)
     model = Model()
     before = model.layers[0](x, offset=offset)
-    share_angles(model)
-    assert mx.allclose(model.layers[0](x, offset=offset), before, rtol=0, atol=2e-5)
+    assert mx.allclose(rotated(model, x, offset)[0], before, rtol=0, atol=2e-5)
 
 
 def test_angles_are_computed_once_for_a_pass_and_anew_for_the_next():
     model = Model()
-    share_angles(model)
-    assert {type(layer) for layer in model.layers} == {SharedRoPE}
-    first, second = mx.array([3, 4]), mx.array([4, 5])
-    tables = [layer.angles.at(first) for layer in model.layers]
-    assert all(each is tables[0] for each in tables)
-    assert model.layers[0].angles.at(second) is not tables[0]
-    assert not mx.array_equal(model.layers[0].angles.at(second)[0], tables[0][0])
-
-
-def test_layers_that_rotate_otherwise_keep_angles_of_their_own():
-    model = Model()
     model.layers.append(nn.RoPE(64, base=1e6))
-    model.layers.append(nn.RoPE(32))
+    angles = share_angles(model)
+    assert {type(layer) for layer in model.layers} == {SharedRoPE}
+    positions = mx.array([3, 4])
+    with angles.of(positions):
+        first = [angles.at(positions, layer.dims, layer.base, layer.scale) for layer in model.layers]
+    assert first[0] is first[1] is first[2]
+    assert not mx.array_equal(first[3][0], first[0][0])
+    positions += 1  # in place: the same object
+    with angles.of(positions):
+        second = angles.at(positions, 64, model.layers[0].base, 1.0)
+    assert not mx.array_equal(second[0], first[0][0])
+
+
+def test_a_model_that_is_adapted_twice_has_one_set():
+    model = Model()
+    assert share_angles(model) is share_angles(model)
+
+
+def test_outside_of_a_pass_positions_may_change_in_place():
+    mx.random.seed(7)
+    x, offset = mx.random.normal((2, 3, 1, 64)), mx.array([7, 9])
+    plain, model = nn.RoPE(64), Model()
     share_angles(model)
-    assert len({id(layer.angles) for layer in model.layers}) == 3
+    for _ in range(3):
+        assert mx.array_equal(model.layers[0](x, offset=offset), plain(x, offset=offset))
+        offset += 1
 
 
 @pytest.mark.parametrize(
@@ -70,5 +85,4 @@ def test_whatever_else_is_asked_is_left_to_mlx(shape, offset):
     x = mx.random.normal(shape)
     model = Model()
     before = model.layers[0](x, offset=offset)
-    share_angles(model)
-    assert mx.array_equal(model.layers[0](x, offset=offset), before)
+    assert mx.array_equal(rotated(model, x, offset)[0], before)

@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from pensieved.engine.worker.onepass import (
-    Decoding,
-    Narrowing,
-    Prompting,
-    PromptingAt,
-    forward,
-    route_attention,
-)
-from pensieved.engine.worker.rotary import share_angles
+from pensieved.engine.worker.onepass import Adapted, Decoding, Prompting, PromptingAt
 from pensieved.engine.worker.shelf import Cells, Shelf
 from pensieved.engine.worker.speculation.ahead import Verifier
 from pensieved.engine.worker.traces import Traces
@@ -75,17 +67,13 @@ class Flat:
     """
 
     def __init__(self, model: Any, shapes: Shapes) -> None:
-        self._model = model
         self._shapes = shapes
-        self._narrowing = Narrowing(model)
+        self._adapted = Adapted(model)
         self._blank = _blank_layers(model)
         self._shelves: list[Shelf] = []
         self._traces = Traces(MOST_TRACES)
         self._seen: set[Any] = set()
-        self._verifier = Verifier(model, self._narrowing, shapes)
-        route_attention(model)
-        if mx.default_device().type == mx.DeviceType.cpu:
-            share_angles(model)
+        self._verifier = Verifier(self._adapted, shapes)
 
     @property
     def width(self) -> int:
@@ -269,12 +257,11 @@ class Flat:
             positions = mx.broadcast_to(start + mx.arange(shape.length), rows.shape)
             places.append(positions.reshape(-1))
         width = sum(shelf.rows for shelf in shelves)
-        logits = forward(
-            self._model,
-            self._narrowing,
+        logits = self._adapted.forward(
             [*shelves, *prompts],
             tokens=mx.concatenate(ids),
             offsets=mx.concatenate(places),
+            layers=len(self._blank),
             rows=width,
         )
         after = [[(part.cells.keys, part.cells.values) for part in parts] for parts in (shelves, prompts)]

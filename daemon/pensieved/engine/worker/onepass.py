@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx_lm.models import base
 
 from pensieved.engine.worker import attention
+from pensieved.engine.worker.rotary import Angles, share_angles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,30 +210,37 @@ class Narrowing:
         return type(backbone.__name__, (backbone,), {"__call__": call, "__module__": backbone.__module__})
 
 
-def forward(
-    model: Any,
-    narrowing: Narrowing,
-    parts: Sequence[Part],
-    *,
-    tokens: mx.array,
-    offsets: mx.array,
-    rows: int,
-) -> mx.array:
-    """One pass; the logits, (rows, vocabulary), of the first `rows` rows.
+class Adapted:
+    """A model whose own code makes flat passes.
 
     Args:
-        model: whose attention is routed here.
-        narrowing: of the same model.
-        parts: to whom the rows belong, in order.
-        tokens: ids, (all rows,).
-        offsets: position of each, (all rows,).
-        rows: those whose logits are wanted; with 0, the result must not be evaluated.
+        model: changed in place; where it is called otherwise, it computes what it always did.
     """
-    layers = len(parts[0].cells.keys)  # type: ignore[attr-defined]
-    narrowing.rows = rows
-    try:
-        views = [LayerView(layer, parts, offsets) for layer in range(layers)]
-        logits = model(tokens[:, None], cache=views)
-    finally:
-        narrowing.rows = None
-    return logits[:rows, -1]  # type: ignore[no-any-return]
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._narrowing = Narrowing(model)
+        on_cpu = mx.default_device().type == mx.DeviceType.cpu
+        self._angles = share_angles(model) if on_cpu else Angles()
+        route_attention(model)
+
+    def forward(
+        self, parts: Sequence[Part], *, tokens: mx.array, offsets: mx.array, layers: int, rows: int
+    ) -> mx.array:
+        """One pass; the logits, (rows, vocabulary), of the first `rows` rows.
+
+        Args:
+            parts: to whom the rows belong, in order.
+            tokens: ids, (all rows,).
+            offsets: position of each, (all rows,).
+            layers: of the model.
+            rows: those whose logits are wanted; with 0, the result must not be evaluated.
+        """
+        self._narrowing.rows = rows
+        try:
+            with self._angles.of(offsets):
+                views = [LayerView(layer, parts, offsets) for layer in range(layers)]
+                logits = self._model(tokens[:, None], cache=views)
+        finally:
+            self._narrowing.rows = None
+        return logits[:rows, -1]  # type: ignore[no-any-return]

@@ -7,59 +7,83 @@ none and makes a dozen arrays for each call, two calls a layer: a twentieth of a
 from __future__ import annotations
 
 import math
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.nn.layers.positional_encoding import RoPE
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class Angles:
-    """Sines and cosines of the rows of one pass, until another pass asks.
+    """Sines and cosines of the rows of the pass that is being made."""
 
-    Args:
-        dims: width of a head.
-        base: of the frequencies.
-        scale: what positions are multiplied by.
-    """
-
-    def __init__(self, dims: int, base: float, scale: float) -> None:
-        self._half = dims // 2
-        self._base = base
-        self._scale = scale
+    def __init__(self) -> None:
         self._positions: mx.array | None = None
-        self._tables: tuple[mx.array, mx.array] | None = None
+        self._tables: dict[tuple[int, float, float], tuple[mx.array, mx.array]] = {}
 
-    def at(self, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """(rows, 1, 1, dims) twice: the cosines, and the sines with the sign that each half takes. `positions`: (rows,)."""
-        if self._tables is None or positions is not self._positions:
-            exponents = mx.arange(self._half, dtype=mx.float32) * (-math.log(self._base) / self._half)
-            angles = (positions.astype(mx.float32) * self._scale)[:, None, None, None] * mx.exp(exponents)
-            cosines, sines = mx.cos(angles), mx.sin(angles)
-            self._tables = mx.concatenate([cosines, cosines], -1), mx.concatenate([-sines, sines], -1)
-            self._positions = positions
-        return self._tables
+    @contextmanager
+    def of(self, positions: mx.array) -> Iterator[None]:
+        """A pass of rows at these positions, (rows,), is made in here."""
+        self._positions = positions
+        try:
+            yield
+        finally:
+            self._positions = None
+            self._tables.clear()
+
+    def at(self, positions: Any, dims: int, base: float, scale: float) -> tuple[mx.array, mx.array] | None:
+        """(rows, 1, 1, dims) twice: the cosines, and the sines with the sign that each half takes.
+
+        None where `positions` is not the array of the pass: whoever calls the model otherwise has others.
+
+        Args:
+            positions: where the rows are to be.
+            dims: width of a head.
+            base: of the frequencies.
+            scale: what positions are multiplied by.
+        """
+        if self._positions is None or positions is not self._positions:
+            return None
+        key = dims, base, scale
+        if key not in self._tables:
+            self._tables[key] = _tables(self._positions, *key)
+        return self._tables[key]
 
 
 class SharedRoPE(RoPE):
-    """`nn.RoPE` whose rows of one token each take what another layer has computed. Made by `share_angles`."""
+    """`nn.RoPE` that takes angles which another layer has had computed. Made by `share_angles`."""
 
     def __call__(self, x: mx.array, offset: Any = 0) -> mx.array:
         """See `nn.RoPE`."""
-        if not isinstance(offset, mx.array) or offset.ndim != 1 or x.shape[2:] != (1, self.dims):
+        alone = x.shape[2:] == (1, self.dims)
+        tables = self.angles.at(offset, self.dims, self.base, self.scale) if alone else None
+        if tables is None:
             plain: mx.array = super().__call__(x, offset)
             return plain
-        cosines, sines = self.angles.at(offset)
+        cosines, sines = tables
         half = self.dims // 2
         swapped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
         rotated: mx.array = (x * cosines + swapped * sines).astype(x.dtype)
         return rotated
 
 
-def share_angles(model: Any) -> None:
+def share_angles(model: Any) -> Angles:
     """Let `model`'s layers share them, where they rotate as most models do; others stay as they are."""
-    known: dict[tuple[int, float, float], Angles] = {}
-    for module in model.modules():
+    modules = model.modules()
+    angles = next((module.angles for module in modules if isinstance(module, SharedRoPE)), Angles())
+    for module in modules:
         if type(module) is RoPE and not module.traditional:
-            key = module.dims, module.base, module.scale
-            module.angles = known.setdefault(key, Angles(*key))
+            module.angles = angles
             module.__class__ = SharedRoPE
+    return angles
+
+
+def _tables(positions: mx.array, dims: int, base: float, scale: float) -> tuple[mx.array, mx.array]:
+    half = dims // 2
+    frequencies = mx.exp(mx.arange(half, dtype=mx.float32) * (-math.log(base) / half))
+    angles = (positions.astype(mx.float32) * scale)[:, None, None, None] * frequencies
+    cosines, sines = mx.cos(angles), mx.sin(angles)
+    return mx.concatenate([cosines, cosines], -1), mx.concatenate([-sines, sines], -1)

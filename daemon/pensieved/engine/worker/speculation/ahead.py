@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from pensieved.engine.worker.onepass import Decoding, forward
+from pensieved.engine.worker.onepass import Decoding
 from pensieved.engine.worker.shelf import Cells
 from pensieved.engine.worker.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pensieved.engine.worker.onepass import Narrowing
+    from pensieved.engine.worker.onepass import Adapted
     from pensieved.engine.worker.shapes import Shapes
     from pensieved.engine.worker.shelf import Shelf
 
@@ -72,14 +72,12 @@ class Verifier:
     """Runs passes with drafts.
 
     Args:
-        model: whose attention is routed (`onepass`).
-        narrowing: of the same model.
+        adapted: the model.
         shapes: the device's policy.
     """
 
-    def __init__(self, model: Any, narrowing: Narrowing, shapes: Shapes) -> None:
-        self._model = model
-        self._narrowing = narrowing
+    def __init__(self, adapted: Adapted, shapes: Shapes) -> None:
+        self._adapted = adapted
         self._shapes = shapes
         self._traces = Traces(MOST_TRACES)
 
@@ -130,12 +128,11 @@ class Verifier:
             for part, offset, drafted in zip(rows, offsets, layout, strict=True)
             for row, length in drafted
         ]
-        logits = forward(
-            self._model,
-            self._narrowing,
+        logits = self._adapted.forward(
             [*rows, *ahead],
             tokens=tokens,
             offsets=mx.concatenate([*offsets, *(part.positions for part in ahead)]),
+            layers=len(cells[0][0]),
             rows=tokens.size,
         )
         return logits, [(part.cells.keys, part.cells.values) for part in rows]
