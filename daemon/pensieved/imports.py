@@ -32,7 +32,7 @@ def without_frameworks() -> None:
     """As if no other framework of arrays were installed, in this process.
 
     mlx-lm imports transformers, and that imports PyTorch wherever it is installed, for tensors that nobody here makes:
-    nine seconds and half a gigabyte on a GPU host.
+    seconds, and half a gigabyte.
     """
     for name in _FRAMEWORKS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # the documented way to stop an import

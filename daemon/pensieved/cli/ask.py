@@ -172,7 +172,9 @@ def local_url(host: str, port: int) -> str:
 def ask(address: Address) -> Answer | None:
     """What the daemon there says; None where none answers, or something else does."""
     ready = _fetch(address, "/ready")[0]  # first, so that the report of a ready daemon is not an older one
-    status, body = _fetch(address, "/v1/status") if ready else (0, b"")
+    if not ready:
+        return None
+    status, body = _fetch(address, "/v1/status")
     if status != _OK:
         return None
     try:

@@ -177,7 +177,8 @@ class Flat:
             return self._shapes.unlikeness(length, longest(plan))
 
         best = min(plans, key=unlikeness, default=None)
-        if best is None or (unlikeness(best) > self._shapes.similar and len(plans) < self._shapes.shelves):
+        full = len(plans) >= self._shapes.shelves
+        if best is None or not (full or self._shapes.alike(length, longest(best))):
             empty = Shelf(Cells([array[:0] for array in prompt.cells.keys], prompt.cells.values), [])
             best = (empty, [], [])
             plans.append(best)
@@ -261,7 +262,6 @@ class Flat:
             [*shelves, *prompts],
             tokens=mx.concatenate(ids),
             offsets=mx.concatenate(places),
-            layers=len(self._blank),
             rows=width,
         )
         after = [[(part.cells.keys, part.cells.values) for part in parts] for parts in (shelves, prompts)]

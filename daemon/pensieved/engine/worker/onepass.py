@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 from mlx_lm.models import base
+from mlx_lm.models.cache import make_prompt_cache
 
 from pensieved.engine.worker import attention
 from pensieved.engine.worker.rotary import Angles, share_angles
@@ -219,27 +220,25 @@ class Adapted:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._layers = len(make_prompt_cache(model))
         self._narrowing = Narrowing(model)
         on_cpu = mx.default_device().type == mx.DeviceType.cpu
         self._angles = share_angles(model) if on_cpu else Angles()
         route_attention(model)
 
-    def forward(
-        self, parts: Sequence[Part], *, tokens: mx.array, offsets: mx.array, layers: int, rows: int
-    ) -> mx.array:
+    def forward(self, parts: Sequence[Part], *, tokens: mx.array, offsets: mx.array, rows: int) -> mx.array:
         """One pass; the logits, (rows, vocabulary), of the first `rows` rows.
 
         Args:
             parts: to whom the rows belong, in order.
             tokens: ids, (all rows,).
             offsets: position of each, (all rows,).
-            layers: of the model.
             rows: those whose logits are wanted; with 0, the result must not be evaluated.
         """
         self._narrowing.rows = rows
         try:
             with self._angles.of(offsets):
-                views = [LayerView(layer, parts, offsets) for layer in range(layers)]
+                views = [LayerView(layer, parts, offsets) for layer in range(self._layers)]
                 logits = self._model(tokens[:, None], cache=views)
         finally:
             self._narrowing.rows = None

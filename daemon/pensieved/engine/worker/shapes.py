@@ -51,9 +51,9 @@ class Shapes:
     finest: int = FINEST
     slack: int = 0
     idle_chunks: int = 1
-    similar: float = 2
-    short: int = 128
-    shelves: int = 8
+    similar: float = 4
+    short: int = 512
+    shelves: int = 4
 
     def rows(self, count: int) -> int:
         """Rows of a batch of `count` requests."""
@@ -100,17 +100,18 @@ class Shapes:
         less, more = sorted((max(self.short, one), max(self.short, other)))
         return more / less
 
+    def alike(self, one: int, other: int) -> bool:
+        """Whether rows of `one` and of `other` tokens share a shelf."""
+        return self.unlikeness(one, other) <= self.similar
+
     def group(self, prompts: int) -> int:
         """How many of `prompts` prompts to compute together."""
         return 1 << (prompts.bit_length() - 1) if self.padded else prompts
 
 
-CPU = Shapes()
-METAL = Shapes(compiled=True, slack=16, idle_chunks=2, similar=4, short=512, shelves=4)
+CPU = Shapes(similar=2, short=128, shelves=8)
+METAL = Shapes(compiled=True, slack=16, idle_chunks=2)
 CUDA = Shapes(
-    similar=4,
-    short=512,
-    shelves=4,
     compiled=True,
     doubling=True,
     padded=True,

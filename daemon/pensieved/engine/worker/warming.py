@@ -107,17 +107,12 @@ class WarmUp:
 
 def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens: int = 3) -> None:
     """A short request, from start to end."""
-    batch.insert(Submit(0, (0,), tokens, (), sampling=sampling, logprobs=logprobs))
-    while len(batch):
-        batch.step()
+    _answer(batch, [Submit(0, (0,), tokens, (), sampling=sampling, logprobs=logprobs)])
 
 
 def meet_together(batch: Batch, requests: int, length: int) -> None:
     """A wave: that rows join and leave is work as well, and on CUDA a graph of each number of copies."""
-    for request in range(requests):
-        batch.insert(Submit(request, (0,) * length, 3, ()))
-    while len(batch):
-        batch.step()
+    _answer(batch, [Submit(request, (0,) * length, 3, ()) for request in range(requests)])
 
 
 def learn_pace(batch: Batch, length: int) -> None:
@@ -203,6 +198,13 @@ def _decode(runner: Runner, rows: int, chunk: int) -> None:
 
 def _run(runner: Runner, tokens: mx.array | None, group: Any, chunk: list[list[int]]) -> None:
     mx.eval(runner.run(tokens, [(group, chunk)]))
+
+
+def _answer(batch: Batch, submits: list[Submit]) -> None:
+    for submit in submits:
+        batch.insert(submit)
+    while len(batch):
+        batch.step()
 
 
 def _lengths(most: int) -> list[int]:

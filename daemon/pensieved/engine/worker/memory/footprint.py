@@ -119,7 +119,7 @@ def footprint_of(model: Any, runner: Any, shapes: Shapes) -> Footprint:
             shapes.capacity,
             lambda whole: shapes.prompt_capacity(whole, whole),
             shapes.rows,
-            alike=lambda one, other: shapes.unlikeness(one, other) <= shapes.similar,
+            shapes.alike,
         )
     return Footprint(layers, _stepped, _stepped, int)
 

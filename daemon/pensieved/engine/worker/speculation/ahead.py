@@ -132,7 +132,6 @@ class Verifier:
             [*rows, *ahead],
             tokens=tokens,
             offsets=mx.concatenate([*offsets, *(part.positions for part in ahead)]),
-            layers=len(cells[0][0]),
             rows=tokens.size,
         )
         return logits, [(part.cells.keys, part.cells.values) for part in rows]
