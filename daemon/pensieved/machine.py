@@ -1,4 +1,4 @@
-"""How much memory this machine has for us, and how much of it is free now.
+"""How much memory this machine has for us, how much of it is free now, and giving back what is not needed.
 
 "This machine" is what this process may use: in a container with a limit, that limit. On a Mac the GPU shares it.
 
@@ -79,6 +79,18 @@ def pressure() -> Pressure:
     if ctypes.CDLL(None).sysctlbyname(_PRESSURE, ctypes.byref(level), ctypes.byref(size), None, 0):
         return Pressure.NORMAL
     return Pressure(level.value) if level.value in {2, 4} else Pressure.NORMAL
+
+
+def give_back() -> None:
+    """Return memory that was freed but kept for the next who wants some: worth it after work of a kind that does not come again.
+
+    glibc and macOS both keep such memory, as resident, for as long as the process lives.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+    elif hasattr(library, "malloc_zone_pressure_relief"):
+        library.malloc_zone_pressure_relief(None, ctypes.c_size_t(0))
 
 
 def _limit() -> tuple[int, int] | None:

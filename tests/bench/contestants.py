@@ -73,6 +73,11 @@ class Setup:
         }
         return {**os.environ, **quiet, **(self.blas if blas else {})}
 
+    def has_kernels(self, name: str) -> bool:
+        """Whether it finds kernels that it compiled earlier; the daemon keeps its own in its cache."""
+        folder = self.cache_dir / "kernels" if name == "daemon" else self.scratch / name
+        return any(path.is_file() for path in folder.rglob("*"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:

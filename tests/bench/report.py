@@ -163,7 +163,7 @@ def _levels(result: Result) -> list[str]:
 
 
 def _memory(result: Result) -> list[str]:
-    note = "Resident memory, summed over a server's processes (macOS: footprint); GPU memory is what more was in use on the GPU. *Again*: the starts for the parts below, which find what the first has compiled and kept."
+    note = "Resident memory, summed over a server's processes (macOS: footprint); GPU memory is what more was in use on the GPU. *Again*: the starts for the parts below, which find what the first has compiled and kept; *kernels kept*: the first found some, too, of an earlier run."
     blocks = ["### Start and memory", command(result, "levels"), note, tables.starts(result)]
     return [*blocks, *filter(None, [tables.processes(result)])]
 

@@ -99,7 +99,7 @@ async def running(contestant: Contestant, setup: Setup, log: Path, seed: str) ->
     port = 0 if contestant.chooses_port else free_port()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     is_ceiling = contestant.name == "ceiling"
-    before = gpu_memory()
+    before, kept = gpu_memory(), setup.has_kernels(contestant.name)
     command = contestant.command(setup, port)
     environment = setup.environment(contestant.name, blas=contestant.blas)
     child = Child(command, environment, log, **(pipes if is_ceiling else {}))
@@ -109,7 +109,7 @@ async def running(contestant: Contestant, setup: Setup, log: Path, seed: str) ->
             await server.begin(seed)
         except ContestantError as error:
             raise StartError(str(error)) from None
-        server.started |= resident(server, before)
+        server.started |= {**resident(server, before), **({"kept": True} if kept else {})}
         yield server
     finally:
         child.end()

@@ -167,9 +167,10 @@ def starts(result: Result) -> str:
         first_again, ready_again = (
             middle(each.get(key) for each in later) for key in ("first_token", "ready")
         )
+        kept = all(each.get("kept") for each in found)
         rows.append(
             [
-                name,
+                f"{name}, kernels kept" if kept else name,
                 number(port_up, digits=2),
                 number(first, digits=2),
                 number(ready, digits=2),

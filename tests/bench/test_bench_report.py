@@ -112,6 +112,13 @@ def test_the_page_has_the_figures_and_what_was_written_by_hand(small, tmp_path):
     assert "at most 2.1% of one core" in page
 
 
+def test_a_start_that_found_kernels_says_so(small):
+    for each in small.of("start", contestant="daemon"):
+        each["kept"] = True
+    assert "| daemon, kernels kept | 0.50 |" in tables.starts(small)
+    assert "| ceiling" in tables.starts(small)
+
+
 def test_a_later_start_stands_beside_the_first(small):
     small.add("again", "daemon", 0, at="waves", port_up=0.5, first_token=1.5, ready=1.75, processes=PROCESSES)
     assert "| daemon | 0.50 | 2.50 | - | 1.50 | 1.75 | 800 | 800 | 800 | - |" in tables.starts(small)

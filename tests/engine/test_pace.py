@@ -60,6 +60,17 @@ def test_where_even_a_short_chunk_is_dear_it_stays_short():
     assert max(took) <= plain + 1.6 * SMALLEST * each
 
 
+def test_the_more_wait_for_each_who_reads_the_longer_a_step_may_take():
+    plain, each = 0.01, 1e-4
+    pace = Pace(4096, 4096)
+    drive(pace, plain, each, rows=2)
+    took = [plain + each * pace.budget(2, waiting) for waiting in (0, 1, 2, 4, 8)]
+    assert took == sorted(took)
+    assert took[0] == pytest.approx(PATIENCE * plain, rel=0.1)
+    assert took[4] > 2 * took[0]
+    assert pace.budget(2) == pace.budget(2, 1)  # a single newcomer
+
+
 def test_nobody_decodes_nobody_waits():
     pace = Pace(512, 2048)
     assert pace.budget(0) == 2048

@@ -23,6 +23,34 @@ def test_transformers_takes_pytorch_for_absent(tmp_path):
     assert without.stdout.strip() == "False", without.stderr
 
 
+def test_mlx_lm_is_imported_with_the_names_of_what_an_engine_does_not_use(tmp_path):
+    code = """
+import sys
+from pensieved.imports import libraries_by_name
+with libraries_by_name():
+    import mlx_lm.utils
+print([name for name in sys.modules if name.partition(".")[0] in ("transformers", "huggingface_hub")])
+try:
+    mlx_lm.utils._load_tokenizer.__globals__["AutoTokenizer"]()
+except RuntimeError as error:
+    print(error)
+import transformers, huggingface_hub
+print(transformers.__version__, transformers.AutoTokenizer.__module__, huggingface_hub.snapshot_download.__name__)
+"""
+    done = run(code, tmp_path)
+    absent, refusal, real = done.stdout.splitlines()
+    assert absent == "[]", done.stderr
+    assert "has not imported" in refusal
+    assert real.split()[1:] == ["transformers.models.auto.tokenization_auto", "snapshot_download"]
+
+
+def test_libraries_that_are_there_already_are_not_replaced(tmp_path):
+    code = "import huggingface_hub as real; from pensieved.imports import libraries_by_name\n"
+    code += "with libraries_by_name():\n import huggingface_hub as again\n"
+    done = run(code + "import huggingface_hub as after; print(real is again is after)", tmp_path)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_what_is_imported_already_stays(tmp_path):
     (tmp_path / "torch.py").write_text("")
     assert run("import torch; " + ASK + "import torch", tmp_path).returncode == 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from pensieved import machine
 from pensieved.control.limits import max_concurrent, safety_margin
 from pensieved.control.promptcache import prompt_cache_wish
 from pensieved.control.serving import ServingModel
@@ -109,6 +110,8 @@ class Resident:
                 prompt_cache=prompt_cache_wish(self.settings, self.prepared),
                 safety_margin=safety_margin(self.settings.memory),
             )
+            tokenizer = text.result()
+            machine.give_back()
             if warm:
                 self.engine.wait_warm()
             return ServingModel(
@@ -117,7 +120,7 @@ class Resident:
                 context_length=_context_length(self.prepared, self.settings),
                 loaded_at=time.time(),
                 manifest=manifest,
-                text=text.result(),
+                text=tokenizer,
                 engine=self.engine.client,
                 cuts=loaded.cuts,
             )

@@ -26,6 +26,9 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _PACKAGE = "scipy-openblas32"
+_SPIN = "18"
+"""Binary logarithm of the cycles for which a thread of OpenBLAS looks for work before it sleeps: the next product of a step comes
+within a fraction of that. OpenBLAS's own 26, a tenth of a second, takes the core from whoever prepares the next step."""
 _PREFIXED = re.compile(rb"\x00scipy_([A-Za-z0-9_]+)(?=\x00)")
 
 
@@ -38,7 +41,11 @@ def environment(cache_dir: Path) -> dict[str, str]:
         return {}
     preload = [str(library), *filter(None, [os.environ.get("LD_PRELOAD")])]
     threads = os.environ.get("OPENBLAS_NUM_THREADS") or str(_physical_cores())
-    return {"LD_PRELOAD": ":".join(preload), "OPENBLAS_NUM_THREADS": threads}
+    return {
+        "LD_PRELOAD": ":".join(preload),
+        "OPENBLAS_NUM_THREADS": threads,
+        "OPENBLAS_THREAD_TIMEOUT": os.environ.get("OPENBLAS_THREAD_TIMEOUT") or _SPIN,
+    }
 
 
 def _wanted() -> bool:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from pensieved.engine.protocol import Fault
 from pensieved.engine.worker.link import Link, hold_lifeline
-from pensieved.imports import uncollected, without_frameworks
+from pensieved.imports import libraries_by_name, uncollected, without_frameworks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 
 def main() -> None:
@@ -21,12 +26,22 @@ def main() -> None:
     link = Link(socket.socket(fileno=options.fd))
     without_frameworks()
     try:
-        with uncollected():
-            from pensieved.engine.worker.loop import run  # noqa: PLC0415  a second of imports, after the lifeline
+        run = _import_loop()
     except Exception as error:  # noqa: BLE001  whatever a broken installation raises, say it
         link.send(Fault(f"MLX cannot be imported: {error}", permanent=True))
         os._exit(os.EX_SOFTWARE)
     run(link)
+
+
+def _import_loop() -> Callable[[Link], NoReturn]:
+    """What takes time to import, after the lifeline."""
+    with uncollected():
+        try:
+            with libraries_by_name():
+                from pensieved.engine.worker.loop import run  # noqa: PLC0415
+        except Exception:  # noqa: BLE001  an mlx-lm that wants more than names
+            from pensieved.engine.worker.loop import run  # noqa: PLC0415
+    return run
 
 
 if __name__ == "__main__":

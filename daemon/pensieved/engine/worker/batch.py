@@ -20,7 +20,7 @@ from pensieved.engine.worker.arrivals import Arrivals
 from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.memory.footprint import footprint_of
 from pensieved.engine.worker.memory.gate import Gate
-from pensieved.engine.worker.pace import Pace
+from pensieved.engine.worker.pace import SMALLEST, Pace
 from pensieved.engine.worker.prefill import Group, Keeper, Prefill
 from pensieved.engine.worker.runner import runner_for
 from pensieved.engine.worker.shapes import shapes_for
@@ -88,7 +88,7 @@ class Batch:
             on_refusal=self._refuse,
         )
         self._idle_chunk = shapes.idle_chunks * prefill_chunk
-        self._pace = Pace(prefill_chunk, self._idle_chunk)
+        self._pace = Pace(prefill_chunk, self._idle_chunk, max(SMALLEST, shapes.chunk(1)))
         self._prefill = Prefill(self._runner, shapes, keeper)
         self._decoder = Decoder()
         self._rows: dict[int, Running] = {}
@@ -235,7 +235,7 @@ class Batch:
         decoder = self._decoder
         self._settle()
         decoding = len(decoder.rows)
-        planned = self._prefill.plan(self._pace.budget(decoding))
+        planned = self._prefill.plan(self._pace.budget(decoding, len(self._prefill)))
         if not planned and self._speculation is not None and self._speculation.promises(decoder):
             outputs, passed = self._speculation.turn(decoder)
             self._keep_answers(outputs, passed=passed)
@@ -263,6 +263,8 @@ class Batch:
         if chosen is None:
             mx.eval(rest)
         else:
+            if self._shapes.apart:  # two passes computed at once would be launched layer by layer, in turns
+                mx.async_eval(chosen)  # type: ignore[no-untyped-call]
             mx.async_eval(chosen, rest)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
         self._prefill.went(planned)
         return chosen
@@ -270,7 +272,8 @@ class Batch:
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""
         decoding = sum(not row.gone for row in self._decoder.rows)
-        self._prefill.admit(self.max_concurrent - decoding, self._pace.budget(decoding))
+        budget = self._pace.budget(decoding, len(self._prefill))
+        self._prefill.admit(self.max_concurrent - decoding, budget)
         groups = self._prefill.finished()
         decoder = self._decoder
         if not groups and not any(row.gone for row in decoder.rows):

@@ -68,7 +68,7 @@ class Flat:
 
     def __init__(self, model: Any, shapes: Shapes) -> None:
         self._shapes = shapes
-        self._adapted = Adapted(model)
+        self._adapted = Adapted(model, shapes.filled)
         self._blank = _blank_layers(model)
         self._shelves: list[Shelf] = []
         self._traces = Traces(MOST_TRACES)
@@ -120,6 +120,8 @@ class Flat:
             shelf.make_room(self._shapes)
         cells = [(shelf.cells.keys, shelf.cells.values) for shelf in shelves]
         shapes, chunks = self._chunks(work)
+        if self._shapes.apart:
+            self._set_off(tokens, shelves, work)
         key = (
             tuple((shelf.cells.rows, shelf.cells.capacity) for shelf in shelves),
             tuple((prompt.cells.rows, prompt.cells.capacity) for prompt, _ in work),
@@ -134,6 +136,20 @@ class Flat:
             prompt.cells = Cells(keys, values)
         rest = [*offsets, *(array for prompt, _ in work for array in prompt.cells.arrays)]
         return (logits[0] if logits else None), rest
+
+    @staticmethod
+    def _set_off(
+        tokens: mx.array | None, shelves: Sequence[Shelf], work: Sequence[tuple[FlatPrompt, Any]]
+    ) -> None:
+        """Compute what a pass starts from, before it.
+
+        MLX puts so many launches into a CUDA graph, in their order, and looks whether it has made the same graph before. So a
+        pass should begin a graph: behind copies of rows, whose number varies, all its graphs would be new ones.
+        """
+        cells = [*(shelf.cells for shelf in shelves), *(prompt.cells for prompt, _ in work)]
+        known = [array for each in cells for array in each.arrays]
+        given = [tokens] if tokens is not None else []
+        mx.async_eval(given, [shelf.offsets for shelf in shelves], known)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
 
     def verify(self, tokens: mx.array, drafts: Sequence[Draft]) -> tuple[mx.array, list[int], bool]:
         """One pass with drafts behind some rows; see `Verifier.run`. `advance` says afterwards what was kept."""
@@ -219,7 +235,7 @@ class Flat:
             length = self._shapes.chunk(max(map(len, rows)))
             reach = self._shapes.reach(prompt.done + length)
             if prompt.cells.capacity < reach:
-                prompt.cells = prompt.cells.stretched(reach)
+                prompt.cells.stretch(reach)
             fixed = not self._shapes.padded or reach == length
             shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
             ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows])

@@ -126,6 +126,22 @@ class PromptingAt(Prompting):
         return mx.slice_update(array, new, self._at, (2,))
 
 
+class Unused:
+    """Rows that belong to nobody."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._width = 0
+
+    def write(self, _layer: int, _keys: mx.array, values: mx.array) -> None:
+        """See `Part`."""
+        self._width = values.shape[-1]
+
+    def attend(self, _layer: int, queries: mx.array, _scale: float, _sinks: mx.array | None) -> mx.array:
+        """See `Part`."""
+        return mx.zeros((*queries.shape[:-1], self._width), queries.dtype)
+
+
 class LayerView:
     """What a model's code sees as the cache of one layer."""
 
@@ -216,10 +232,12 @@ class Adapted:
 
     Args:
         model: changed in place; where it is called otherwise, it computes what it always did.
+        filled: rows to which a pass of more than one and fewer than so many is filled up.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, filled: int = 0) -> None:
         self._model = model
+        self._filled = filled
         self._layers = len(make_prompt_cache(model))
         self._narrowing = Narrowing(model)
         on_cpu = mx.default_device().type == mx.DeviceType.cpu
@@ -235,7 +253,11 @@ class Adapted:
             offsets: position of each, (all rows,).
             rows: those whose logits are wanted; with 0, the result must not be evaluated.
         """
-        self._narrowing.rows = rows
+        missing = self._filled - tokens.size if 1 < tokens.size < self._filled else 0
+        self._narrowing.rows = rows + missing if rows == tokens.size else rows
+        if missing:
+            parts = [*parts, Unused(missing)]
+            tokens, offsets = mx.pad(tokens, (0, missing)), mx.pad(offsets, (0, missing))
         try:
             with self._angles.of(offsets):
                 views = [LayerView(layer, parts, offsets) for layer in range(self._layers)]

@@ -1,6 +1,7 @@
 """How many prompt tokens go along with a decode step, so that those who stream hardly notice.
 
-A step may take `PATIENCE` times what it takes without prompts. What one costs is measured, not assumed: it depends on
+A step may take `PATIENCE` times what it takes without prompts, and longer the more prompts wait for each who streams: where
+one reads and seven wait, making the seven wait longer is no kindness. What a step costs is measured, not assumed: it depends on
 the device, the model, how many stream and how long their contexts are. It is not proportional to the tokens either: on a
 large GPU any chunk at all costs a pass of its own, and a long one hardly more than a short one. So what chunks add to a
 step is kept for several sizes, and read between them.
@@ -13,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PATIENCE = 2.5
-"""Bound on a step with prompt tokens, in steps without; three is what a reader of a stream is promised."""
+"""Bound on a step with prompt tokens, in steps without, where hardly anybody waits. Eight readers of streams are promised no
+more than three for a ninth's prompt; see `Pace.budget`."""
 SMALLEST = 16
-"""Tokens that always go along."""
+"""Tokens that always go along, unless fewer than some more make no difference."""
 DOWN, UP = 0.5, 0.15
 """Weights of a measurement below and above what was known: a slow step may have had other reasons."""
 HICCUP = 2.0
@@ -42,13 +44,15 @@ class Pace:
     Args:
         chunk: most prompt tokens of a step while somebody decodes.
         idle_chunk: the same while nobody does.
+        smallest: tokens that always go along.
 
     Attributes:
         trying: tokens that go along instead of as many as readers bear: to find out what they cost.
     """
 
-    def __init__(self, chunk: int, idle_chunk: int) -> None:
+    def __init__(self, chunk: int, idle_chunk: int, smallest: int = SMALLEST) -> None:
         self.trying: int | None = None
+        self._smallest = smallest
         self._chunk = chunk
         self._idle_chunk = idle_chunk
         self._plain: dict[int, float] = {}  # rows that decode → seconds of a step
@@ -56,13 +60,14 @@ class Pace:
         self._least: float | None = None  # what the smallest chunk adds
         self._last: tuple[int, int] | None = None  # rows and prompt tokens of the previous step
 
-    def budget(self, rows: int) -> int:
-        """Prompt tokens for a step in which `rows` requests decode."""
+    def budget(self, rows: int, waiting: int = 1) -> int:
+        """Prompt tokens for a step in which `rows` requests decode and `waiting` prompts are not computed yet."""
         if not rows:
             return self._idle_chunk
         plain = self._plain_of(rows)
-        bearable = SMALLEST if plain is None else self._most((PATIENCE - 1) * plain)
-        return self.trying or int(max(SMALLEST, min(bearable, self._chunk)))
+        patience = (PATIENCE - 1) * (1 + waiting / rows)
+        bearable = self._smallest if plain is None else self._most(patience * plain)
+        return self.trying or int(max(self._smallest, min(bearable, self._chunk)))
 
     def took(self, seconds: float, rows: int, tokens: int) -> None:
         """Learn from a step of `rows` decoding rows and `tokens` of prompts."""
@@ -83,7 +88,7 @@ class Pace:
         if plain is None:
             return
         more, size = max(0.0, seconds - plain), int(tokens).bit_length()
-        if tokens <= SMALLEST:
+        if tokens <= self._smallest:
             self._least = _mixed(self._least, more)
         known = self._costs.setdefault(size, _Cost(tokens, more))
         before = known.seconds * tokens / known.tokens
@@ -102,7 +107,7 @@ class Pace:
                 return tokens + (bound - seconds) / (cost.seconds - seconds) * (cost.tokens - tokens)
             tokens, seconds = cost.tokens, max(seconds, cost.seconds)
         if not tokens:
-            return SMALLEST
+            return self._smallest
         return tokens * min(STRIDE, bound / seconds if seconds else STRIDE)
 
     def _plain_of(self, rows: int) -> float | None:

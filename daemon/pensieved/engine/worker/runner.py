@@ -49,7 +49,8 @@ def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
     Raises:
         UnloadableError: there is none.
     """
-    see_matrices(model)
+    if not see_matrices(model):
+        shapes = replace(shapes, filled=0)
     flat = flat_for(model, shapes)
     if flat is not None:
         return flat, shapes

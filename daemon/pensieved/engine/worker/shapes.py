@@ -13,14 +13,16 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from pensieved.engine.worker.quantized import FILLED
+
 FINEST = 64
 """Smallest step by which a row's capacity grows, in tokens."""
 FINEST_COMPILED = 256
 """The same where each capacity is traced: one step in so many is the slower for it."""
 SIXTEENTH = 16
 """Beyond that, capacity grows by a sixteenth at a time: at most that share of the KV cache is unused."""
-CHUNKS = (16, 64, 128, 256, 512, 1024, 2048)
-"""Lengths of a padded chunk of prefill."""
+CHUNKS = (64, 128, 256, 512, 1024, 2048)
+"""Lengths of a padded chunk of prefill. A GPU hardly computes fewer tokens in less time."""
 SHORT = 256
 """Tokens up to which any padding is cheaper than another pass."""
 
@@ -34,7 +36,8 @@ class Shapes:
         doubling: rows are a power of two, unused ones running along.
         padded: chunks of prefill have one of the lengths `CHUNKS`, groups a power of two of prompts, and a chunk looks
             at a power of two of positions.
-        apart: a chunk of prefill is a pass of its own.
+        apart: a chunk of prefill is a pass of its own, and each pass is set off by itself.
+        filled: rows to which a small pass is filled up where weights are quantized (see `quantized`).
         finest: smallest step by which a row's capacity grows.
         slack: tokens by which the lengths of prompts in one group may differ.
         idle_chunks: chunks of prefill computed at once while nobody decodes.
@@ -48,6 +51,7 @@ class Shapes:
     doubling: bool = False
     padded: bool = False
     apart: bool = False
+    filled: int = 0
     finest: int = FINEST
     slack: int = 0
     idle_chunks: int = 1
@@ -116,6 +120,7 @@ CUDA = Shapes(
     doubling=True,
     padded=True,
     apart=True,
+    filled=FILLED,
     finest=FINEST_COMPILED,
     slack=32,
     idle_chunks=4,

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pensieved.engine.worker.shapes import Shapes
 
 
+AT_ONCE = 32 * 1024**2
+"""Bytes of arrays that are made larger together."""
+
+
 class Cells:
     """Keys and values of some rows, of all layers: `keys[layer]` is (rows, heads, capacity, width)."""
 
@@ -51,6 +55,19 @@ class Cells:
             return mx.pad(array, [(0, 0), (0, 0), (0, missing), (0, 0)])
 
         return Cells([stretch(array) for array in self.keys], [stretch(array) for array in self.values])
+
+    def stretch(self, capacity: int) -> None:
+        """Have room for more, in place, a few layers at a time: no more than these are in memory twice."""
+        pending, size = [], 0
+        for arrays in (self.keys, self.values):
+            for layer, array in enumerate(arrays):
+                arrays[layer] = mx.pad(array, [(0, 0), (0, 0), (0, capacity - array.shape[2]), (0, 0)])
+                pending.append(arrays[layer])
+                size += arrays[layer].nbytes
+                if size >= AT_ONCE:
+                    del array
+                    mx.eval(pending)
+                    pending, size = [], 0
 
     def taken(self, rows: Sequence[int]) -> Cells:
         """Copies of some of the rows, in that order."""
@@ -119,7 +136,7 @@ class Shelf:
     def make_room(self, shapes: Shapes, tokens: int = 1) -> None:
         """Have room for so many more tokens in each row."""
         if self.longest + tokens > self.cells.capacity:
-            self.cells = self.cells.stretched(shapes.capacity(self.longest + tokens))
+            self.cells.stretch(shapes.capacity(self.longest + tokens))
 
     def arrange(
         self, keep: Sequence[int], coming: Sequence[tuple[Cells, int, int]], shapes: Shapes

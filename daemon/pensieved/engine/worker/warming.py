@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from pensieved import machine
 from pensieved.engine.protocol import Sampling, Submit
 from pensieved.engine.worker.prefill import MOST_TOGETHER
 from pensieved.engine.worker.shapes import CHUNKS
@@ -38,7 +39,9 @@ WAVES = (48, 96)
 CHUNKS_TRIED = 4
 """Chunks of a size whose cost is to be known."""
 IMPATIENCE = 30.0
-"""Seconds after which an engine that always had requests counts as warm."""
+"""Seconds of service without a break after which an engine counts as warm."""
+MOMENT = 0.5
+"""Seconds that a step takes at the most, where nothing had to be compiled for it."""
 COMMON = Sampling(temperature=1.0)
 RARER = (
     Sampling(temperature=1.0, top_p=0.9, top_k=20, min_p=0.05),
@@ -58,15 +61,16 @@ class WarmUp:
 
     def __init__(self, batch: Batch, device: mx.Device, prefill_chunk: int) -> None:
         self._batch = batch
-        compiles = device.type != mx.DeviceType.cpu
-        self._soon = self._first(prefill_chunk) if compiles else iter(())
-        self._later = batch.further_passes() if compiles else iter(())
+        self._compiles = device.type != mx.DeviceType.cpu
+        self._soon = self._first(prefill_chunk) if self._compiles else iter(())
+        self._later = batch.further_passes() if self._compiles else iter(())
         self._began = time.monotonic()
         self.warm = False
+        self._met_all = False
         with batch.unremembered():
             sample(batch, Sampling(), tokens=1)  # touches all weights
-        self._alone = time.monotonic()  # when nobody was there last
-        self._asked = float("-inf")  # when somebody was
+        self._asked = float("-inf")  # when somebody was there last
+        self._served = 0.0  # seconds with somebody there since it last went on
 
     @property
     def seconds(self) -> float:
@@ -75,33 +79,51 @@ class WarmUp:
 
     def go_on(self) -> bool:
         """Meet something, if this is the time for it; whether it was and there was anything left."""
-        self._alone = time.monotonic()
-        if self.warm and self._alone - self._asked < QUIET:
+        self._served = 0.0
+        if self._met_all or (self.warm and time.monotonic() - self._asked < QUIET):
             return False
         with self._batch.unremembered():
-            if not self.warm and next(self._soon, self) is self:
+            if not self.warm and self._ends(self._soon):
                 self.warm = True
-            return not self.warm or next(self._later, self) is None
+            if self.warm and self._ends(self._later):
+                self._met_all = True
+        return not self._met_all
+
+    @staticmethod
+    def _ends(pieces: Iterator[None]) -> bool:
+        """The next of them, if there is one; else what they all left behind is given back."""
+        if next(pieces, pieces) is None:
+            return False
+        mx.clear_cache()
+        machine.give_back()
+        return True
 
     def leave_off(self) -> None:
         """Somebody is there. Where users have not stopped asking for long, they have met what they need: put off what is left."""
-        self._asked = time.monotonic()
-        if not self.warm and self._asked - self._alone > IMPATIENCE:
+        now = time.monotonic()
+        self._served += min(
+            now - self._asked, MOMENT
+        )  # what takes longer compiled something: that is no service
+        self._asked = now
+        if not self.warm and (self._served > IMPATIENCE or not self._compiles):
             self._later = chain(self._soon, self._later)
             self.warm = True
 
     def _first(self, prefill_chunk: int) -> Iterator[None]:
         yield from self._batch.first_passes()
-        for length in WAVES:
-            for requests in _doubling(self._batch.max_concurrent):
-                meet_together(self._batch, requests, length)
-                yield
         for sampling in (COMMON, *RARER):
             sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
             yield
         if self._batch.max_concurrent > 1:  # else no prompt is ever computed beside somebody who decodes
             for length in _lengths(prefill_chunk):
                 learn_pace(self._batch, length)
+                yield
+        # Last: what was met long ago is not kept, and these come first.
+        meet_in_turn(self._batch, self._batch.max_concurrent)
+        yield
+        for length in WAVES:
+            for requests in reversed(_doubling(self._batch.max_concurrent)):
+                meet_together(self._batch, requests, length)
                 yield
 
 
@@ -113,6 +135,15 @@ def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens
 def meet_together(batch: Batch, requests: int, length: int) -> None:
     """A wave: that rows join and leave is work as well, and on CUDA a graph of each number of copies."""
     _answer(batch, [Submit(request, (0,) * length, 3, ()) for request in range(requests)])
+
+
+def meet_in_turn(batch: Batch, requests: int) -> None:
+    """The same one by one: each joins those who decode already, and leaves some behind."""
+    for request in range(requests):
+        batch.insert(Submit(request, (0,) * WAVES[0], requests + 3, ()))
+        batch.step()
+    while len(batch):
+        batch.step()
 
 
 def learn_pace(batch: Batch, length: int) -> None:
