@@ -44,6 +44,20 @@ def test_no_new_connections_after_close():
             connection.request("GET", "/health")
 
 
+def test_close_while_sockets_are_being_closed(monkeypatch):
+    real = module.wasyncore.close_all
+
+    def close_all(sockets, *, ignore_all):
+        real(sockets, ignore_all=ignore_all)
+        server.close()  # as another thread may, before anybody can know that it is over
+
+    monkeypatch.setattr(module.wasyncore, "close_all", close_all)
+    server = HttpServer(lambda _environ, _start: [], [bind("127.0.0.1", 0)], threads=1, max_body=10)
+    server.close()
+    server.run()
+    assert server._closed.is_set()
+
+
 def test_close_before_run_and_twice():
     server = HttpServer(lambda _environ, _start: [], [bind("127.0.0.1", 0)], threads=1, max_body=10)
     server.close()

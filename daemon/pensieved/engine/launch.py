@@ -55,7 +55,7 @@ def environment(config: EngineConfig) -> dict[str, str]:
         **(blas.environment(config.cache_dir) if config.command is WORKER else {}),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_OFFLINE": "1",
-        # Half a megabyte each. Of MLX's own 400, a busy engine would make most anew at every step, which takes longer than the step.
+        # MLX's own 400 are too few for a busy engine's shapes; to make one anew takes longer than to run it. Half a megabyte each.
         "MLX_CUDA_GRAPH_CACHE_SIZE": os.environ.get("MLX_CUDA_GRAPH_CACHE_SIZE", "1000"),
         # MLX gives up, by an exception, where more CUDA graphs are made than it means to keep, however long that took.
         "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",

@@ -99,6 +99,8 @@ class HttpServer:
         self._map: dict[int, Any] = {}
         self._closing = threading.Event()
         self._closed = threading.Event()
+        self._wake = threading.RLock()  # a signal handler may come while its own thread holds it
+        self._is_awake = True
         create_server(
             app,
             map=self._map,
@@ -143,14 +145,19 @@ class HttpServer:
                 self._turn(_LOOP_SECONDS)
             self._wind_down()
         finally:
+            with (
+                self._wake
+            ):  # nobody may write to a trigger that is closed: its number may be another file's by then
+                self._is_awake = False
             wasyncore.close_all(self._map, ignore_all=True)
             self._closed.set()
 
     def close(self) -> None:
         """Make `run` return; from any thread, or from a signal handler."""
         self._closing.set()
-        if not self._closed.is_set():
-            self._listeners[0].pull_trigger()
+        with self._wake:
+            if self._is_awake:
+                self._listeners[0].pull_trigger()
 
     def _turn(self, timeout: float) -> None:
         wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 PATIENCE = 2.5
 """Bound on a step with prompt tokens, in steps without, where hardly anybody waits. Eight readers of streams are promised no
 more than three for a ninth's prompt; see `Pace.budget`."""
+MAJORITY = 2.0
+"""Prompts that wait for each who reads, beyond which more of them change nothing."""
 SMALLEST = 16
 """Tokens that always go along, unless fewer than some more make no difference."""
 DOWN, UP = 0.5, 0.15
@@ -65,7 +67,7 @@ class Pace:
         if not rows:
             return self._idle_chunk
         plain = self._plain_of(rows)
-        patience = (PATIENCE - 1) * (1 + waiting / rows)
+        patience = (PATIENCE - 1) * (1 + min(MAJORITY, waiting / rows))
         bearable = self._smallest if plain is None else self._most(patience * plain)
         return self.trying or int(max(self._smallest, min(bearable, self._chunk)))
 

@@ -101,9 +101,7 @@ class WarmUp:
     def leave_off(self) -> None:
         """Somebody is there. Where users have not stopped asking for long, they have met what they need: put off what is left."""
         now = time.monotonic()
-        self._served += min(
-            now - self._asked, MOMENT
-        )  # what takes longer compiled something: that is no service
+        self._served += min(now - self._asked, MOMENT)  # longer: something was compiled, which is no service
         self._asked = now
         if not self.warm and (self._served > IMPATIENCE or not self._compiles):
             self._later = chain(self._soon, self._later)
