@@ -145,9 +145,8 @@ class HttpServer:
                 self._turn(_LOOP_SECONDS)
             self._wind_down()
         finally:
-            with (
-                self._wake
-            ):  # nobody may write to a trigger that is closed: its number may be another file's by then
+            # Nobody may write to a trigger that is closed: its number may be another file's by then.
+            with self._wake:
                 self._is_awake = False
             wasyncore.close_all(self._map, ignore_all=True)
             self._closed.set()

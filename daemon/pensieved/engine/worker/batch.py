@@ -235,7 +235,7 @@ class Batch:
         decoder = self._decoder
         self._settle()
         decoding = len(decoder.rows)
-        planned = self._prefill.plan(self._pace.budget(decoding, len(self._prefill)))
+        planned = self._prefill.plan(self._budget(decoding))
         if not planned and self._speculation is not None and self._speculation.promises(decoder):
             outputs, passed = self._speculation.turn(decoder)
             self._keep_answers(outputs, passed=passed)
@@ -252,6 +252,10 @@ class Batch:
         else:
             self._pace.rest()
         return outputs
+
+    def _budget(self, decoding: int) -> int:
+        """Prompt tokens that go along with a step of so many rows."""
+        return self._pace.budget(decoding, len(self._prefill))
 
     def _run(self, planned: Sequence[tuple[Group, int]]) -> tuple[mx.array, dict[int, mx.array]] | None:
         """Set off a pass; what it chooses, where anybody decodes."""
@@ -272,8 +276,7 @@ class Batch:
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""
         decoding = sum(not row.gone for row in self._decoder.rows)
-        budget = self._pace.budget(decoding, len(self._prefill))
-        self._prefill.admit(self.max_concurrent - decoding, budget)
+        self._prefill.admit(self.max_concurrent - decoding, self._budget(decoding))
         groups = self._prefill.finished()
         decoder = self._decoder
         if not groups and not any(row.gone for row in decoder.rows):

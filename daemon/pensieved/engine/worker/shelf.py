@@ -47,21 +47,14 @@ class Cells:
 
     def stretched(self, capacity: int) -> Cells:
         """The same rows with another capacity; what does not fit is cut off."""
-
-        def stretch(array: mx.array) -> mx.array:
-            missing = capacity - array.shape[2]
-            if missing <= 0:
-                return array[:, :, :capacity] if missing else array
-            return mx.pad(array, [(0, 0), (0, 0), (0, missing), (0, 0)])
-
-        return Cells([stretch(array) for array in self.keys], [stretch(array) for array in self.values])
+        return Cells(*([_with_room(array, capacity) for array in each] for each in (self.keys, self.values)))
 
     def stretch(self, capacity: int) -> None:
         """Have room for more, in place, a few layers at a time: no more than these are in memory twice."""
         pending, size = [], 0
         for arrays in (self.keys, self.values):
             for layer, array in enumerate(arrays):
-                arrays[layer] = mx.pad(array, [(0, 0), (0, 0), (0, capacity - array.shape[2]), (0, 0)])
+                arrays[layer] = _with_room(array, capacity)
                 pending.append(arrays[layer])
                 size += arrays[layer].nbytes
                 if size >= AT_ONCE:
@@ -172,6 +165,13 @@ class Shelf:
             rows = list(together)
             parts.append(rows[0][0].taken([source for _, source, _ in rows]))
         return parts
+
+
+def _with_room(array: mx.array, capacity: int) -> mx.array:
+    missing = capacity - array.shape[2]
+    if missing <= 0:
+        return array[:, :, :capacity] if missing else array
+    return mx.pad(array, [(0, 0), (0, 0), (0, missing), (0, 0)])
 
 
 def _on_device(lengths: Sequence[int | None]) -> mx.array:
