@@ -60,6 +60,18 @@ def test_where_even_a_short_chunk_is_dear_it_stays_short():
     assert max(took) <= plain + 1.6 * SMALLEST * each
 
 
+def test_where_even_a_short_chunk_is_dear_a_much_longer_one_that_costs_little_more_comes_instead():
+    pace = Pace(2048, 2048, 64)
+    for tokens in (64, 128, 256, 512, 1024, 2048):
+        pace.trying = tokens
+        for _ in range(4):
+            pace.took(0.004, 8, 0)
+        for _ in range(4):
+            pace.took(0.004 + 0.025 + 5e-5 * tokens, 8, tokens)
+    pace.trying = None
+    assert 512 <= pace.budget(8) <= 640  # 25 ms for a pass, 50 µs for a token
+
+
 def test_the_more_wait_for_each_who_reads_the_longer_a_step_may_take():
     plain, each = 0.01, 1e-4
     pace = Pace(4096, 4096)

@@ -1,10 +1,11 @@
-"""Rooms of rows that decode: made larger a few layers at a time."""
+"""Rooms of rows that decode: made anew a few layers at a time."""
 
 import mlx.core as mx
 import pytest
 
 from pensieved.engine.worker import shelf
-from pensieved.engine.worker.shelf import Cells
+from pensieved.engine.worker.shapes import CPU
+from pensieved.engine.worker.shelf import Cells, Shelf
 
 LAYERS, ROWS, HEADS, WIDTH = 24, 4, 8, 64
 
@@ -41,3 +42,40 @@ def test_what_a_row_holds_stays(monkeypatch, at_once):
     for now, then in zip(cells.arrays, known, strict=True):
         assert mx.array_equal(now[:, :, :64], then)
         assert not now[:, :, 64:].any()
+
+
+def test_bringing_rows_together_never_holds_much_twice(monkeypatch):
+    monkeypatch.setattr(shelf, "AT_ONCE", 4 * 1024**2)
+    kept = Shelf(cells_of(256), [200, 10, 250, 240])
+    known = [mx.array(array) for array in kept.cells.arrays]
+    mx.eval(known)
+    before = sum(array.nbytes for array in kept.cells.arrays)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    assert kept.arrange([0, 2], [], CPU) == [0, 1]
+    mx.eval(kept.cells.arrays)
+    assert kept.cells.rows == 2
+    assert mx.get_peak_memory() - held <= 3 * shelf.AT_ONCE < before // 2
+    for now, then in zip(kept.cells.arrays, known, strict=True):
+        assert mx.array_equal(now, then[mx.array([0, 2])])
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 40])
+def test_rows_come_together_with_what_they_hold(monkeypatch, at_once):
+    monkeypatch.setattr(shelf, "AT_ONCE", at_once)
+    here, coming = Shelf(cells_of(64), [60, 20, 30, 40]), cells_of(128)
+    known = [
+        (mx.array(mine), mx.array(theirs))
+        for mine, theirs in zip(here.cells.arrays, coming.arrays, strict=True)
+    ]
+    mx.eval(known)
+    assert here.arrange([3, 0], [(coming, 2, 70), (coming, 0, 65)], CPU) == [0, 1, 2, 3]
+    assert here.lengths == [40, 60, 70, 65]
+    assert here.cells.capacity == 128
+    for now, (mine, theirs) in zip(here.cells.arrays, known, strict=True):
+        assert mx.array_equal(now[:2, :, :64], mine[mx.array([3, 0])])
+        assert mx.array_equal(now[2:], theirs[mx.array([2, 0])])
+        assert not now[:2, :, 64:].any()
+    for now, (_, theirs) in zip(coming.arrays, known, strict=True):
+        assert mx.array_equal(now, theirs)  # another shelf may want rows of it

@@ -94,32 +94,6 @@ def test_quantized_models_answer_as_mlx_lm(kind):
     assert answer(batch, wanted) == expected(plain, wanted, TOKENS)
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 8])
-def test_a_few_rows_of_quantized_weights_are_filled_up(count):
-    wanted = prompts(LENGTHS[:count])
-    plain, ours = model_of("llama"), model_of("llama")
-    for model in (plain, ours):
-        nn.quantize(model, group_size=32, bits=8)
-    batch = batch_of(ours, CUDA)
-    head, seen = type(ours.lm_head), set()
-
-    class Counting(head):
-        def __call__(self, x):
-            seen.add(x.size // x.shape[-1])
-            return super().__call__(x)
-
-    ours.lm_head.__class__ = Counting
-    assert answer(batch, wanted) == expected(plain, wanted, TOKENS)
-    assert seen & {1, 8}
-    assert seen.isdisjoint(range(2, 8))
-
-
-def test_experts_are_not_filled_up():
-    ours = model_of("mixtral")
-    nn.quantize(ours, group_size=32, bits=8)
-    assert batch_of(ours, CUDA)._shapes.filled == 0
-
-
 @pytest.mark.parametrize("policy", ["exact", "cuda"])
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_caches_run_in_mlx_lms_own_batches(kind, policy):
@@ -356,14 +330,16 @@ def test_whoever_comes_during_the_warm_up_is_answered_between_two_pieces(monkeyp
     monkeypatch.setattr(warming, "LATER", 128)
     keeper = Everything()
     batch = batch_of(llama, CUDA, keeper=keeper)
-    warm_up = warming.WarmUp(batch, GPU, 32)
+    warm_up = warming.WarmUp(batch, GPU)
     wanted, pieces, answers = prompts([20, 50]), 0, []
-    while warm_up.go_on():
+    while not warm_up.warm:
+        warm_up.go_on()
         pieces += 1
         if pieces % 7 == 0:
             answers.append(answer(batch, wanted))
     assert warm_up.warm
     assert pieces > 14
+    assert not warm_up.go_on()  # whoever waited for it is about to ask
     assert all(each == expected(llama, wanted, TOKENS) for each in answers)
     assert {len(tokens) for tokens in keeper.known} == {
         19 + TOKENS,
@@ -375,7 +351,7 @@ def test_whoever_comes_during_the_warm_up_is_answered_between_two_pieces(monkeyp
 def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, llama):
     monkeypatch.setattr(warming, "SOON", 64)
     monkeypatch.setattr(warming, "LATER", 64)
-    warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU, 32)
+    warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU)
     assert warm_up.go_on()
     warm_up._began -= 2 * warming.IMPATIENCE  # it took long, but nobody was there
     warm_up.leave_off()
@@ -391,7 +367,7 @@ def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, l
 def test_what_took_long_by_itself_is_no_service(monkeypatch, llama):
     monkeypatch.setattr(warming, "SOON", 64)
     monkeypatch.setattr(warming, "LATER", 64)
-    warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU, 32)
+    warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU)
     warm_up.leave_off()
     warm_up._asked -= 2 * warming.IMPATIENCE  # a step in which a kernel was compiled
     warm_up.leave_off()
@@ -406,7 +382,7 @@ def test_once_all_is_met_what_that_took_is_given_back_and_no_more_is_done(monkey
     monkeypatch.setattr(warming, "SOON", 64)
     monkeypatch.setattr(warming, "LATER", 64)
     monkeypatch.setattr(warming, "QUIET", 0.0)
-    warm_up, given = warming.WarmUp(batch_of(llama, CUDA), GPU, 32), []
+    warm_up, given = warming.WarmUp(batch_of(llama, CUDA), GPU), []
     monkeypatch.setattr(warming.machine, "give_back", lambda: given.append(warm_up.warm))
     while warm_up.go_on():
         pass
@@ -420,20 +396,20 @@ def test_one_slot_is_warmed_up_too(monkeypatch, llama):
     monkeypatch.setattr(warming, "SOON", 64)
     monkeypatch.setattr(warming, "LATER", 64)
     batch = batch_of(llama, CUDA, max_concurrent=1)
-    warm_up = warming.WarmUp(batch, GPU, 32)
-    while warm_up.go_on():
-        pass
+    warm_up = warming.WarmUp(batch, GPU)
+    while not warm_up.warm:
+        assert warm_up.go_on()
     wanted = prompts([20, 5])
     assert answer(batch, wanted) == expected(llama, wanted, TOKENS)
 
 
 def test_a_cpu_is_warm_at_once(llama):
-    warm_up = warming.WarmUp(batch_of(llama), mx.default_device(), 32)
+    warm_up = warming.WarmUp(batch_of(llama), mx.default_device())
     assert not warm_up.go_on()
     assert warm_up.warm
 
 
 def test_a_cpu_is_warm_though_somebody_asks(llama):
-    warm_up = warming.WarmUp(batch_of(llama), mx.default_device(), 32)
+    warm_up = warming.WarmUp(batch_of(llama), mx.default_device())
     warm_up.leave_off()
     assert warm_up.warm

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pensieved.engine.worker.shapes import Shapes
     from pensieved.engine.worker.speculation.turn import Speculation
 
+PARTS_OF_MEMORY = 4
+"""A warm-up brings no prompt that takes more than such a part of what requests could have."""
 STEPS_BETWEEN_CLEANINGS = 512
 """MLX keeps freed memory for arrays of the same size; sizes that were outgrown never come again."""
 
@@ -49,7 +51,8 @@ class Batch:
         model: an mlx-lm model, loaded.
         device: where it computes.
         max_concurrent: requests that run together; more of them wait.
-        prefill_chunk: most prompt tokens, of all requests together, computed with a decode step.
+        prefill_chunk: most prompt tokens, of all requests together, computed with a decode step; on a device where more of
+            them hardly take longer, so many times as many as its shapes say.
         grammars: makes the constraints of requests that have a grammar; without it they are refused.
         keeper: prompt cache, if there is one.
         shapes: policy for the sizes of arrays; the device's own by default.
@@ -78,7 +81,6 @@ class Batch:
         self._model = model
         self._shapes = shapes
         self.max_concurrent = max_concurrent
-        self._prefill_chunk = prefill_chunk
         self._keeper = keeper
         self._arrivals = Arrivals(
             model(mx.array([[0]])).shape[-1],  # lazy: nothing is computed for its shape
@@ -88,12 +90,14 @@ class Batch:
             on_refusal=self._refuse,
         )
         self._idle_chunk = shapes.idle_chunks * prefill_chunk
-        self._pace = Pace(prefill_chunk, self._idle_chunk, max(SMALLEST, shapes.chunk(1)))
+        self._busy_chunk = shapes.busy_chunks * prefill_chunk
+        self._pace = Pace(self._busy_chunk, self._idle_chunk, max(SMALLEST, shapes.chunk(1)))
         self._prefill = Prefill(self._runner, shapes, keeper)
         self._decoder = Decoder()
         self._rows: dict[int, Running] = {}
         self._on_begin = on_begin
         self._refusals: list[Refused] = []
+        self._gate: Gate | None = None
         self._speculation: Speculation | None = None
         self._steps = 0
         self._seen = 0.0  # when the previous step's tokens were read
@@ -117,7 +121,8 @@ class Batch:
     def guard(self, guard: Guard) -> None:
         """Let requests begin as memory allows, from now on."""
         with mx.stream(self._stream):
-            self._arrivals.gate = Gate(guard, footprint_of(self._model, self._runner, self._shapes))
+            self._gate = Gate(guard, footprint_of(self._model, self._runner, self._shapes))
+        self._arrivals.gate = self._gate
 
     @property
     def memory(self) -> MemoryStats:
@@ -132,39 +137,32 @@ class Batch:
             self._let_go(late.request)
             self._arrivals.put_back(late)
 
+    @property
+    def expected(self) -> warming.Expected:
+        """What requests it is to be ready for."""
+        gate = self._gate
+        longest = None if gate is None else gate.fitting(PARTS_OF_MEMORY)
+        return warming.Expected(self.max_concurrent, self._idle_chunk, self._busy_chunk, longest)
+
     def first_passes(self) -> Iterator[None]:
         """The passes that a first wave of requests needs, each when it is asked for, while there are no requests."""
-        passes = warming.first_passes(
-            self._runner,
-            self._shapes,
-            rows=self.max_concurrent,
-            idle_chunk=self._idle_chunk,
-            chunk=self._prefill_chunk,
-        )
-        return self._in_stream(passes)
+        return self._in_stream(warming.first_passes(self._runner, self._shapes, self.expected))
 
     def further_passes(self) -> Iterator[None]:
         """Those of longer prompts; see `first_passes`."""
-        passes = warming.further_passes(
-            self._runner,
-            self._shapes,
-            rows=self.max_concurrent,
-            idle_chunk=self._idle_chunk,
-            chunk=self._prefill_chunk,
-        )
-        return self._in_stream(passes)
+        return self._in_stream(warming.further_passes(self._runner, self._shapes, self.expected))
 
     @contextmanager
     def unremembered(self) -> Iterator[None]:
         """Keep the prompt cache, the memory guard and speculation from knowing of any request meanwhile."""
-        apart = self._arrivals.gate, self._speculation
-        self._arrivals.gate = self._speculation = None
+        speculation, self._speculation = self._speculation, None
+        self._arrivals.gate = None
         if self._keeper is not None:
             self._keeper.is_open = False
         try:
             yield
         finally:
-            self._arrivals.gate, self._speculation = apart
+            self._arrivals.gate, self._speculation = self._gate, speculation
             if self._keeper is not None:
                 self._keeper.is_open = True
 

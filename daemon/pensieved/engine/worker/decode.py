@@ -45,11 +45,15 @@ class Decoder:
     def rearranged(self, joining: Sequence[Running], places: Sequence[int], width: int) -> None:
         """Take over a new arrangement: the rows that stay, then `joining`, at these places."""
         kept = [(row, place) for row, place in zip(self.rows, self.places, strict=True) if not row.gone]
-        lasts = mx.array([row.prompt[-1] for row in joining], dtype=self._tokens.dtype)
-        sources = [place for _, place in kept] + [self._tokens.size + index for index in range(len(joining))]
-        at = dict(zip(places, sources, strict=True))
-        known = mx.concatenate([self._tokens, lasts])
-        self._tokens = known[mx.array([at.get(place, 0) for place in range(width)])] if at else known[:0]
+        lasts = [row.prompt[-1] for row in joining]
+        if kept:
+            sources = [place for _, place in kept] + [
+                self._tokens.size + index for index in range(len(lasts))
+            ]
+            known = mx.concatenate([self._tokens, mx.array(lasts, dtype=mx.uint32)])
+            self._tokens = known[mx.array(_by_place(places, sources, width))]
+        else:
+            self._tokens = mx.array(_by_place(places, lasts, width), dtype=mx.uint32)
         self.rows = [*(row for row, _ in kept), *joining]
         self.places = list(places)
         self._chooser = Chooser(self.rows, self.places, width)
@@ -100,6 +104,12 @@ def produced(row: Running, tokens: Sequence[int]) -> Output | None:
     return (
         msgspec.structs.replace(taken[-1], tokens=tuple(each.tokens[0] for each in taken)) if taken else None
     )
+
+
+def _by_place(places: Sequence[int], values: Sequence[int], width: int) -> list[int]:
+    """The values at their places, of `width`; 0 elsewhere."""
+    at = dict(zip(places, values, strict=True))
+    return [at.get(place, 0) for place in range(width)]
 
 
 def _output(row: Running, token: int, logprobs: tuple[TokenLogprobs, ...]) -> Output:

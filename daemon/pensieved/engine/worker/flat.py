@@ -43,10 +43,10 @@ class ChunkShape:
     reach: int
     start: int | None
 
-    def part(self, cells: Cells, start: mx.array) -> Prompting:
+    def part(self, cells: Cells, positions: mx.array) -> Prompting:
         """The chunk as part of a pass."""
         if self.start is None:
-            return PromptingAt(cells, start, self.length, self.reach)
+            return PromptingAt(cells, positions, self.reach)
         return Prompting(cells, self.start, self.length)
 
 
@@ -68,11 +68,10 @@ class Flat:
 
     def __init__(self, model: Any, shapes: Shapes) -> None:
         self._shapes = shapes
-        self._adapted = Adapted(model, shapes.filled)
+        self._adapted = Adapted(model)
         self._blank = _blank_layers(model)
         self._shelves: list[Shelf] = []
         self._traces = Traces(MOST_TRACES)
-        self._seen: set[Any] = set()
         self._verifier = Verifier(self._adapted, shapes)
 
     @property
@@ -128,13 +127,14 @@ class Flat:
             shapes,
         )
         trace = self._trace(key, shapes)
-        logits, offsets, cells, prompts = trace(tokens, [shelf.offsets for shelf in shelves], cells, chunks)
-        for shelf, offset, (keys, values) in zip(shelves, offsets, cells, strict=True):
-            shelf.offsets, shelf.cells = offset, Cells(keys, values)
+        logits, cells, prompts = trace(tokens, [shelf.offsets for shelf in shelves], cells, chunks)
+        for shelf, (keys, values) in zip(shelves, cells, strict=True):
+            shelf.offsets, shelf.cells = shelf.offsets + 1, Cells(keys, values)
             shelf.advance()
         for (prompt, _), (keys, values) in zip(work, prompts, strict=True):
             prompt.cells = Cells(keys, values)
-        rest = [*offsets, *(array for prompt, _ in work for array in prompt.cells.arrays)]
+        rest = [shelf.offsets for shelf in shelves]
+        rest += [array for prompt, _ in work for array in prompt.cells.arrays]
         return (logits[0] if logits else None), rest
 
     @staticmethod
@@ -195,7 +195,8 @@ class Flat:
         best = min(plans, key=unlikeness, default=None)
         full = len(plans) >= self._shapes.shelves
         if best is None or not (full or self._shapes.alike(length, longest(best))):
-            empty = Shelf(Cells([array[:0] for array in prompt.cells.keys], prompt.cells.values), [])
+            keys, values = ([array[:0] for array in each] for each in prompt.cells.sides)
+            empty = Shelf(Cells(keys, values), [])
             best = (empty, [], [])
             plans.append(best)
         newcomers: list[Any] = best[2]
@@ -229,7 +230,7 @@ class Flat:
     def _chunks(
         self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
     ) -> tuple[tuple[ChunkShape, ...], list[Any]]:
-        """The shapes of chunks of prompts, and their arrays: ids, first position, keys and values."""
+        """The shapes of chunks of prompts, and their arrays: ids, positions, keys and values."""
         shapes, chunks = [], []
         for prompt, rows in work:
             length = self._shapes.chunk(max(map(len, rows)))
@@ -239,8 +240,8 @@ class Flat:
             fixed = not self._shapes.padded or reach == length
             shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
             ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows])
-            start = mx.array(prompt.done, dtype=mx.int32)
-            chunks.append((ids, start, prompt.cells.keys, prompt.cells.values))
+            positions = mx.array(list(range(prompt.done, prompt.done + length)), dtype=mx.int32)
+            chunks.append((ids, positions, prompt.cells.keys, prompt.cells.values))
             prompt.done += max(map(len, rows))
         return tuple(shapes), chunks
 
@@ -249,9 +250,6 @@ class Flat:
         plain = partial(self._pass, shapes)
         if not self._shapes.compiled or (shapes and not self._shapes.padded):
             return plain  # such a pass hardly comes again
-        if shapes and key not in self._seen:
-            self._seen.add(key)
-            return plain
         return self._traces.of(key, plain)
 
     def _pass(
@@ -268,11 +266,10 @@ class Flat:
             for (keys, values), offset in zip(cells, offsets, strict=True)
         ]
         prompts, ids, places = [], [] if tokens is None else [tokens], list(offsets)
-        for shape, (rows, start, keys, values) in zip(shapes, chunks, strict=True):
-            prompts.append(shape.part(Cells(list(keys), list(values)), start))
+        for shape, (rows, positions, keys, values) in zip(shapes, chunks, strict=True):
+            prompts.append(shape.part(Cells(list(keys), list(values)), positions))
             ids.append(rows.reshape(-1).astype(mx.uint32))
-            positions = mx.broadcast_to(start + mx.arange(shape.length), rows.shape)
-            places.append(positions.reshape(-1))
+            places.append(mx.broadcast_to(positions, rows.shape).reshape(-1))
         width = sum(shelf.rows for shelf in shelves)
         logits = self._adapted.forward(
             [*shelves, *prompts],
@@ -281,7 +278,7 @@ class Flat:
             rows=width,
         )
         after = [[(part.cells.keys, part.cells.values) for part in parts] for parts in (shelves, prompts)]
-        return [logits] if width else [], [offset + 1 for offset in offsets], *after
+        return [logits] if width else [], *after
 
 
 def _cut_out(cells: Cells, row: int, start: int, end: int) -> Snapshot:

@@ -88,7 +88,7 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None, WarmUp]:
         keeper=keeper,
         on_begin=lambda request: link.send(Taken(request)),
     )
-    warm_up = WarmUp(batch, device, load.prefill_chunk)
+    warm_up = WarmUp(batch, device)
     batch.guard(Guard(device_memory(device), load.safety_margin, keeper))
     if load.speculation:
         batch.speculate()

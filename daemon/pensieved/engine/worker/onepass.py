@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_lm.models import base
 from mlx_lm.models.cache import make_prompt_cache
 
-from pensieved.engine.worker import attention
+from pensieved.engine.worker.kernels import attention
 from pensieved.engine.worker.rotary import Angles, share_angles
 
 if TYPE_CHECKING:
@@ -116,30 +116,14 @@ class PromptingAt(Prompting):
     It looks at the first `reach` positions and masks what lies beyond each token.
     """
 
-    def __init__(self, cells: Cells, start: mx.array, length: int, reach: int) -> None:
-        super().__init__(cells, 0, length)
-        self._at = start.reshape(1)
+    def __init__(self, cells: Cells, positions: mx.array, reach: int) -> None:
+        super().__init__(cells, 0, positions.size)
+        self._at = positions[:1]
         self._reach = reach
-        self._mask = mx.arange(reach) <= start + mx.arange(length)[:, None]
+        self._mask = mx.arange(reach) <= positions[:, None]
 
     def _written(self, array: mx.array, new: mx.array) -> mx.array:
         return mx.slice_update(array, new, self._at, (2,))
-
-
-class Unused:
-    """Rows that belong to nobody."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self._width = 0
-
-    def write(self, _layer: int, _keys: mx.array, values: mx.array) -> None:
-        """See `Part`."""
-        self._width = values.shape[-1]
-
-    def attend(self, _layer: int, queries: mx.array, _scale: float, _sinks: mx.array | None) -> mx.array:
-        """See `Part`."""
-        return mx.zeros((*queries.shape[:-1], self._width), queries.dtype)
 
 
 class LayerView:
@@ -232,12 +216,10 @@ class Adapted:
 
     Args:
         model: changed in place; where it is called otherwise, it computes what it always did.
-        filled: rows to which a pass of more than one and fewer than so many is filled up.
     """
 
-    def __init__(self, model: Any, filled: int = 0) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = model
-        self._filled = filled
         self._layers = len(make_prompt_cache(model))
         self._narrowing = Narrowing(model)
         on_cpu = mx.default_device().type == mx.DeviceType.cpu
@@ -253,11 +235,7 @@ class Adapted:
             offsets: position of each, (all rows,).
             rows: those whose logits are wanted; with 0, the result must not be evaluated.
         """
-        missing = self._filled - tokens.size if 1 < tokens.size < self._filled else 0
-        self._narrowing.rows = rows + missing if rows == tokens.size else rows
-        if missing:
-            parts = [*parts, Unused(missing)]
-            tokens, offsets = mx.pad(tokens, (0, missing)), mx.pad(offsets, (0, missing))
+        self._narrowing.rows = rows
         try:
             with self._angles.of(offsets):
                 views = [LayerView(layer, parts, offsets) for layer in range(self._layers)]

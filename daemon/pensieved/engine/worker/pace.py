@@ -27,7 +27,11 @@ HICCUP = 2.0
 STRIDE = 2
 """Factor by which a chunk may be longer than any that was measured."""
 HARDLY = 1.25
-"""Where the least chunk costs more than readers bear, one that costs this much more than it is no worse to them."""
+"""A chunk that costs this much more than the least one is no worse to readers."""
+KNEE = 2.0
+"""Where even the least chunk costs more than readers bear, one that costs so many times as much comes instead if it brings
+`WORTH` times the tokens: with fewer of them in each step, readers would be held up longer altogether."""
+WORTH = 4.0
 OPTIMISM = 0.998
 """What the costs of longer chunks than the one at hand fall to at each step, so that they are tried again one day."""
 
@@ -101,8 +105,14 @@ class Pace:
                 cost.seconds *= dearer * OPTIMISM
 
     def _most(self, bound: float) -> float:
-        """Tokens of a chunk that adds `bound` seconds, or hardly more than the least one does."""
-        bound = max(bound, HARDLY * (self._least or 0.0))
+        """Tokens of a chunk that adds `bound` seconds, or not much more than the least one does."""
+        least = self._least or 0.0
+        if least > bound and (tokens := self._within(KNEE * least)) >= WORTH * self._smallest:
+            return tokens
+        return self._within(max(bound, HARDLY * least))
+
+    def _within(self, bound: float) -> float:
+        """Tokens of a chunk that adds `bound` seconds."""
         tokens = seconds = 0.0
         for _, cost in sorted(self._costs.items()):
             if cost.seconds > bound:

@@ -4,8 +4,7 @@ A decode step of a batch is (rows, 1, width). MLX multiplies each leading index 
 CUDA every row reads all weights again, as a vector, and no tensor core is used. (rows, width) is the same numbers as one
 matrix. Weights that are not quantized need no help: there MLX merges the leading dimensions itself.
 
-Even so, a matrix of fewer than `FILLED` rows is multiplied row by row there: on an H200, the products of a
-4-bit Phi-3-mini take two to four times as long with four rows as with eight. So a pass of a few rows is filled up.
+Even so, the fewer rows a matrix has the more they cost there; a few rows have a kernel of their own (`kernels.qmm`).
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlx.nn.layers.quantized import QuantizedEmbedding, QuantizedLinear
 
+from pensieved.engine.worker.kernels import qmm
+
 if TYPE_CHECKING:
     import mlx.core as mx
-
-
-FILLED = 8
-"""Rows from which on MLX's CUDA backend multiplies a matrix by quantized weights as one."""
 
 
 class MatrixLinear(QuantizedLinear):
@@ -27,7 +24,12 @@ class MatrixLinear(QuantizedLinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """See `QuantizedLinear`."""
-        out: mx.array = super().__call__(_matrix(x))  # type: ignore[no-untyped-call]  # mlx has no types
+        matrix = _matrix(x)
+        if qmm.suits(matrix, self):
+            out = qmm.multiply(matrix, self)
+            out = out + self["bias"] if "bias" in self else out
+        else:
+            out = super().__call__(matrix)  # type: ignore[no-untyped-call]  # mlx has no types
         return out.reshape(*x.shape[:-1], -1)
 
 
@@ -36,22 +38,17 @@ class MatrixEmbedding(QuantizedEmbedding):
 
     def as_linear(self, x: mx.array) -> mx.array:
         """See `QuantizedEmbedding`."""
-        out: mx.array = super().as_linear(_matrix(x))  # type: ignore[no-untyped-call]
+        matrix = _matrix(x)
+        out = qmm.multiply(matrix, self) if qmm.suits(matrix, self) else super().as_linear(matrix)  # type: ignore[no-untyped-call]
         return out.reshape(*x.shape[:-1], -1)
 
 
-def see_matrices(model: Any) -> bool:
-    """Let all quantized layers of `model` do so; layers of another class stay as they are.
-
-    Returns:
-        Whether there are some, and none of another class: experts, say, that rows more would make read more weights.
-    """
+def see_matrices(model: Any) -> None:
+    """Let all quantized layers of `model` do so; layers of another class stay as they are."""
     kinds: dict[type, type] = {QuantizedLinear: MatrixLinear, QuantizedEmbedding: MatrixEmbedding}
-    quantized = [module for module in model.modules() if "scales" in module]
-    for module in quantized:
+    for module in model.modules():
         if type(module) in kinds:
             module.__class__ = kinds[type(module)]
-    return bool(quantized) and all(type(module) in kinds.values() for module in quantized)
 
 
 def _matrix(x: mx.array) -> mx.array:

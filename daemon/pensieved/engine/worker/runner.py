@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pensieved.engine.worker.fitting import flat_for
 from pensieved.engine.worker.library import Library
 from pensieved.engine.worker.quantized import see_matrices
+from pensieved.engine.worker.vectors import see_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,8 +50,9 @@ def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
     Raises:
         UnloadableError: there is none.
     """
-    if not see_matrices(model):
-        shapes = replace(shapes, filled=0)
+    see_matrices(model)
+    if shapes.vectors:
+        see_vectors(model)
     flat = flat_for(model, shapes)
     if flat is not None:
         return flat, shapes

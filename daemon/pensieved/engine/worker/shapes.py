@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from pensieved.engine.worker.quantized import FILLED
-
 FINEST = 64
 """Smallest step by which a row's capacity grows, in tokens."""
 FINEST_COMPILED = 256
@@ -37,10 +35,11 @@ class Shapes:
         padded: chunks of prefill have one of the lengths `CHUNKS`, groups a power of two of prompts, and a chunk looks
             at a power of two of positions.
         apart: a chunk of prefill is a pass of its own, and each pass is set off by itself.
-        filled: rows to which a small pass is filled up where weights are quantized (see `quantized`).
+        vectors: whether small weights are multiplied by each of a few rows (see `vectors`).
         finest: smallest step by which a row's capacity grows.
         slack: tokens by which the lengths of prompts in one group may differ.
         idle_chunks: chunks of prefill computed at once while nobody decodes.
+        busy_chunks: the same while somebody does, if readers bear as many (see `pace`).
         similar: rows whose lengths differ by no more than this factor share a shelf, and each has the longest one's room.
         short: tokens below which a row's length does not matter for that.
         shelves: most of them. On a GPU each costs a step some launches, and room that nobody looks at next to nothing. On
@@ -51,10 +50,11 @@ class Shapes:
     doubling: bool = False
     padded: bool = False
     apart: bool = False
-    filled: int = 0
+    vectors: bool = False
     finest: int = FINEST
     slack: int = 0
     idle_chunks: int = 1
+    busy_chunks: int = 1
     similar: float = 4
     short: int = 512
     shelves: int = 4
@@ -120,10 +120,11 @@ CUDA = Shapes(
     doubling=True,
     padded=True,
     apart=True,
-    filled=FILLED,
+    vectors=True,
     finest=FINEST_COMPILED,
     slack=32,
     idle_chunks=4,
+    busy_chunks=4,
 )
 
 

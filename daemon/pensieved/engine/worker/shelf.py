@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pensieved.engine.worker.shapes import Shapes
 
 
 AT_ONCE = 32 * 1024**2
-"""Bytes of arrays that are made larger together."""
+"""Bytes of arrays that are made anew together."""
 
 
 class Cells:
@@ -41,58 +41,39 @@ class Cells:
         return int(self.keys[0].shape[2])
 
     @property
+    def sides(self) -> tuple[list[mx.array], list[mx.array]]:
+        """Keys and values."""
+        return self.keys, self.values
+
+    @property
     def arrays(self) -> list[mx.array]:
         """Everything, to be evaluated."""
         return [*self.keys, *self.values]
 
-    def stretched(self, capacity: int) -> Cells:
-        """The same rows with another capacity; what does not fit is cut off."""
-        return Cells(*([_with_room(array, capacity) for array in each] for each in (self.keys, self.values)))
-
     def stretch(self, capacity: int) -> None:
-        """Have room for more, in place, a few layers at a time: no more than these are in memory twice."""
-        pending, size = [], 0
-        for arrays in (self.keys, self.values):
-            for layer, array in enumerate(arrays):
-                arrays[layer] = _with_room(array, capacity)
-                pending.append(arrays[layer])
-                size += arrays[layer].nbytes
-                if size >= AT_ONCE:
-                    del array
-                    mx.eval(pending)
-                    pending, size = [], 0
+        """Have room for more tokens in each row."""
+        self.remake(lambda side, layer: _with_room(self.sides[side][layer], capacity))
 
-    def taken(self, rows: Sequence[int]) -> Cells:
-        """Copies of some of the rows, in that order."""
-        if list(rows) == list(range(self.rows)):
-            return self
-        index = mx.array(list(rows))
-        return Cells([array[index] for array in self.keys], [array[index] for array in self.values])
+    def remake(self, make: Callable[[int, int], mx.array]) -> None:
+        """Make every array anew, in place, a few layers at a time: no more than these are in memory twice.
+
+        Args:
+            make: returns the array of a side and a layer.
+        """
+        pending: list[mx.array] = []
+        for side, arrays in enumerate(self.sides):
+            for layer in range(len(arrays)):
+                arrays[layer] = make(side, layer)
+                pending.append(arrays[layer])
+                if sum(array.nbytes for array in pending) >= AT_ONCE:
+                    mx.eval(pending)
+                    pending = []
 
     def put(self, row: int, other: Cells, source: int, length: int) -> None:
         """Copy the first `length` positions of a row of `other` over those of `row`."""
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+        for mine, theirs in zip(self.sides, other.sides, strict=True):
             for layer, array in enumerate(theirs):
                 mine[layer][row, :, :length] = array[source, :, :length]
-
-
-def joined(parts: Sequence[Cells], rows: int) -> Cells:
-    """All rows of `parts`, of the same capacity, and empty ones up to `rows`."""
-    missing = rows - sum(part.rows for part in parts)
-    if len(parts) == 1 and not missing:
-        return parts[0]
-
-    def join(arrays: list[mx.array]) -> mx.array:
-        if missing:
-            _, *shape = arrays[0].shape
-            arrays = [*arrays, mx.zeros((missing, *shape), arrays[0].dtype)]
-        return mx.concatenate(arrays, axis=0)
-
-    layers = range(len(parts[0].keys))
-    return Cells(
-        [join([part.keys[layer] for part in parts]) for layer in layers],
-        [join([part.values[layer] for part in parts]) for layer in layers],
-    )
 
 
 class Shelf:
@@ -151,20 +132,48 @@ class Shelf:
                 self.cells.put(place, cells, source, length)
         else:
             places = list(range(len(lengths)))
-            self.cells = joined([part.stretched(capacity) for part in self._parts(keep, coming)], rows)
+            self._gather(keep, coming, rows, capacity)
         self.lengths = [None] * rows
         for place, length in zip(places, lengths, strict=True):
             self.lengths[place] = length
         self.offsets = _on_device(self.lengths)
         return places
 
-    def _parts(self, keep: Sequence[int], coming: Sequence[tuple[Cells, int, int]]) -> list[Cells]:
-        """The rows to be joined, those that are together already in one piece."""
-        parts = [self.cells.taken(keep)] if keep else []
+    def _gather(
+        self, keep: Sequence[int], coming: Sequence[tuple[Cells, int, int]], rows: int, capacity: int
+    ) -> None:
+        """Bring together what is kept and what comes, in rows of this capacity."""
+        parts = [(self.cells, list(keep))] if keep else []
         for _, together in groupby(coming, key=lambda each: id(each[0])):
-            rows = list(together)
-            parts.append(rows[0][0].taken([source for _, source, _ in rows]))
-        return parts
+            of_one = list(together)
+            parts.append((of_one[0][0], [source for _, source, _ in of_one]))
+        first, sources = parts[0]
+        if (
+            len(parts) == 1
+            and sources == list(range(rows))
+            and (first.rows, first.capacity) == (rows, capacity)
+        ):
+            self.cells = first  # just what is wanted
+            return
+
+        def gathered(side: int, layer: int) -> mx.array:
+            found = [_taken(cells.sides[side][layer], sources) for cells, sources in parts]
+            return _joined([_with_room(array, capacity) for array in found], rows)
+
+        self.cells.remake(gathered)
+
+
+def _taken(array: mx.array, rows: Sequence[int]) -> mx.array:
+    """Copies of some rows, in that order."""
+    return array if rows == list(range(array.shape[0])) else array[mx.array(list(rows))]
+
+
+def _joined(arrays: list[mx.array], rows: int) -> mx.array:
+    """All rows, and empty ones up to `rows`."""
+    missing = rows - sum(array.shape[0] for array in arrays)
+    if missing:
+        arrays = [*arrays, mx.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)]
+    return arrays[0] if len(arrays) == 1 else mx.concatenate(arrays, axis=0)
 
 
 def _with_room(array: mx.array, capacity: int) -> mx.array:

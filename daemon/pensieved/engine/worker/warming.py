@@ -9,6 +9,7 @@ is answered between two pieces. A CPU has next to nothing to compile.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,6 @@ LATER = 8192
 """The same for prompts that come while others stream; for all of them, once nobody was there for a while."""
 QUIET = 2.0
 """Seconds for which nobody must have been there: who asks again at once shall not find the device busy."""
-PASSES = 2
-"""Times that a shape is met: a trace is only made for one that comes again."""
 WAVES = (48, 96)
 """Tokens of prompts that come together."""
 CHUNKS_TRIED = 4
@@ -50,20 +49,41 @@ RARER = (
 )
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Which requests a batch is to be ready for.
+
+    Attributes:
+        rows: requests that decode together at the most.
+        idle_chunk: most tokens of a chunk of prefill while nobody decodes.
+        busy_chunk: the same while somebody does: a shape that is new then is a pause for all who stream.
+        longest: tokens of the longest prompt that memory has room for while this is only a rehearsal; None: of any.
+    """
+
+    rows: int
+    idle_chunk: int
+    busy_chunk: int
+    longest: int | None = None
+
+    @property
+    def later(self) -> int:
+        """Tokens of the longest prompt to be met."""
+        return LATER if self.longest is None else min(LATER, self.longest)
+
+
 class WarmUp:
     """All of it for one batch, a piece at a time, so that requests which are there already are answered in between.
 
     Args:
         batch: without requests whenever this is told to go on.
         device: where it computes.
-        prefill_chunk: most prompt tokens computed with a decode step.
     """
 
-    def __init__(self, batch: Batch, device: mx.Device, prefill_chunk: int) -> None:
+    def __init__(self, batch: Batch, device: mx.Device) -> None:
         self._batch = batch
         self._compiles = device.type != mx.DeviceType.cpu
-        self._soon = self._first(prefill_chunk) if self._compiles else iter(())
-        self._later = batch.further_passes() if self._compiles else iter(())
+        self._soon = self._first() if self._compiles else iter(())
+        self._later = self._further() if self._compiles else iter(())
         self._began = time.monotonic()
         self.warm = False
         self._met_all = False
@@ -83,10 +103,11 @@ class WarmUp:
         if self._met_all or (self.warm and time.monotonic() - self._asked < QUIET):
             return False
         with self._batch.unremembered():
-            if not self.warm and self._ends(self._soon):
-                self.warm = True
-            if self.warm and self._ends(self._later):
-                self._met_all = True
+            if self.warm:
+                self._met_all = self._ends(self._later)
+            elif self._ends(self._soon):
+                self.warm, self._met_all = True, not self._compiles
+                self._asked = time.monotonic()  # whoever waited for this is about to ask
         return not self._met_all
 
     @staticmethod
@@ -107,13 +128,17 @@ class WarmUp:
             self._later = chain(self._soon, self._later)
             self.warm = True
 
-    def _first(self, prefill_chunk: int) -> Iterator[None]:
+    def _further(self) -> Iterator[None]:
+        yield from self._batch.further_passes()
+
+    def _first(self) -> Iterator[None]:
         yield from self._batch.first_passes()
         for sampling in (COMMON, *RARER):
             sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
             yield
         if self._batch.max_concurrent > 1:  # else no prompt is ever computed beside somebody who decodes
-            for length in _lengths(prefill_chunk):
+            expected = self._batch.expected
+            for length in _lengths(min(expected.busy_chunk, expected.later // CHUNKS_TRIED)):
                 learn_pace(self._batch, length)
                 yield
         # Last: what was met long ago is not kept, and these come first.
@@ -157,40 +182,39 @@ def learn_pace(batch: Batch, length: int) -> None:
     batch.remove(0)
 
 
-def first_passes(runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int, chunk: int) -> Iterator[None]:
+def first_passes(runner: Runner, shapes: Shapes, expected: Expected) -> Iterator[None]:
     """The passes that a first wave of requests needs, each when the iterator is asked for it.
 
     Args:
         runner: with nothing in it between two passes.
         shapes: that it follows.
-        rows: requests that decode together at the most.
-        idle_chunk: tokens of a chunk of prefill while nobody decodes.
-        chunk: the same while somebody does: a shape that is new then is a pause for all who stream.
+        expected: what to be ready for.
     """
+    rows, chunk = expected.rows, expected.busy_chunk
     for count in _doubling(rows):
         _decode(runner, count, chunk if count in {1, rows} and not shapes.apart else 0)
         yield
-    yield from _first_chunks(runner, rows, idle_chunk, 0, SOON)
-    yield from _later_chunks(runner, shapes, _lengths(idle_chunk), 0, SOON)
-    yield from _later_chunks(runner, shapes, _lengths(chunk), SOON, LATER)
+    soon, later = min(SOON, expected.later), expected.later
+    yield from _first_chunks(runner, expected, 0, soon)
+    yield from _later_chunks(runner, shapes, _lengths(expected.idle_chunk), 0, soon)
+    yield from _later_chunks(runner, shapes, _lengths(chunk), soon, later)
 
 
-def further_passes(
-    runner: Runner, shapes: Shapes, *, rows: int, idle_chunk: int, chunk: int
-) -> Iterator[None]:
+def further_passes(runner: Runner, shapes: Shapes, expected: Expected) -> Iterator[None]:
     """The passes of longer prompts; see `first_passes`."""
-    yield from _first_chunks(runner, rows, idle_chunk, SOON, LATER)
-    rest = [length for length in _lengths(idle_chunk) if length > chunk]
-    yield from _later_chunks(runner, shapes, rest, SOON, LATER)
+    soon, later = min(SOON, expected.later), expected.later
+    yield from _first_chunks(runner, expected, soon, later)
+    rest = [length for length in _lengths(expected.idle_chunk) if length > expected.busy_chunk]
+    yield from _later_chunks(runner, shapes, rest, soon, later)
 
 
-def _first_chunks(runner: Runner, rows: int, most: int, above: int, up_to: int) -> Iterator[None]:
+def _first_chunks(runner: Runner, expected: Expected, above: int, up_to: int) -> Iterator[None]:
     """Groups of prompts from their first token on, of more than `above` tokens together."""
+    most = expected.idle_chunk
     for length in _lengths(most):
-        for prompts in _doubling(max(1, min(rows, MOST_TOGETHER, most // length))):
+        for prompts in _doubling(max(1, min(expected.rows, MOST_TOGETHER, most // length))):
             if above < length * prompts <= up_to:
-                for _ in range(PASSES):
-                    _run(runner, None, runner.open([length] * prompts), [[0] * length] * prompts)
+                _run(runner, None, runner.open([length] * prompts), [[0] * length] * prompts)
                 yield
 
 
@@ -202,10 +226,9 @@ def _later_chunks(
         known = {shapes.reach(before + length): before for before in range(length, up_to, length)}
         for reach, before in known.items():
             if above < reach <= up_to:
-                for _ in range(PASSES):
-                    prompt = runner.open([before + length])
-                    prompt.done = before
-                    _run(runner, None, prompt, [[0] * length])
+                prompt = runner.open([before + length])
+                prompt.done = before
+                _run(runner, None, prompt, [[0] * length])
                 yield
 
 
@@ -218,8 +241,7 @@ def _decode(runner: Runner, rows: int, chunk: int) -> None:
         _run(runner, None, groups[-1][0], [[0, 0]] * count)
     runner.arrange([], [(group, row, 2) for group, count in groups for row in range(count)])
     tokens = mx.zeros((runner.width,), dtype=mx.uint32)
-    for _ in range(PASSES):
-        mx.eval(runner.run(tokens, []))
+    mx.eval(runner.run(tokens, []))
     for length in _lengths(chunk):
         _run(runner, tokens, runner.open([length]), [[0] * length])
     runner.arrange([], [])

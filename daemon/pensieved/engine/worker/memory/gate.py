@@ -72,6 +72,10 @@ class Gate:
         """Tokens after which an answer to `prompt` tokens must end: as wanted, or where memory ends."""
         return max(1, min(max_tokens, self._footprint.fitting(self._guard.most) - prompt))
 
+    def fitting(self, parts: int) -> int:
+        """Tokens of the longest request that takes no more than one of so many parts of what requests could have."""
+        return self._footprint.fitting(self._guard.most // parts)
+
     def add(self, row: Running) -> None:
         """A request that wants to begin; earlier ones, which may come back, are in front."""
         self._tidy()
