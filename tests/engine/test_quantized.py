@@ -4,6 +4,7 @@ import mlx.core as mx
 import pytest
 from mlx import nn
 
+from pensieved.engine.worker import quantized
 from pensieved.engine.worker.quantized import MatrixEmbedding, MatrixLinear, see_matrices
 
 
@@ -20,8 +21,10 @@ class Model(nn.Module):
 
 
 @pytest.mark.parametrize(("bits", "mode"), [(4, "affine"), (8, "affine"), (4, "mxfp4")])
-@pytest.mark.parametrize("shape", [(5, 1, 64), (2, 3, 64), (1, 1, 64), (4, 64), (64,)], ids=str)
-def test_same_numbers_in_the_same_shape(bits, mode, shape):
+@pytest.mark.parametrize("shape", [(5, 1, 64), (2, 3, 64), (1, 1, 64), (2, 40, 64), (4, 64), (64,)], ids=str)
+@pytest.mark.parametrize("unpacks", [False, True])
+def test_same_numbers_in_the_same_shape(monkeypatch, bits, mode, shape, unpacks):
+    monkeypatch.setattr(quantized, "on_cuda", lambda: unpacks)
     mx.random.seed(3)
     model, x = Model(bits, mode), mx.random.normal(shape)
     ids = mx.array([[3, 5]])

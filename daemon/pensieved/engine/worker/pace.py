@@ -26,12 +26,11 @@ HICCUP = 2.0
 """Factor beyond which a measurement counts no more: one step that took a second says nothing of the next."""
 STRIDE = 2
 """Factor by which a chunk may be longer than any that was measured."""
+UNNOTICED = 0.05
+"""Seconds that a chunk may add where even the least one adds more than that bound: nobody reads 20 tokens a second, and larger
+chunks hold readers up for less time altogether."""
 HARDLY = 1.25
-"""A chunk that costs this much more than the least one is no worse to readers."""
-KNEE = 2.0
-"""Where even the least chunk costs more than readers bear, one that costs so many times as much comes instead if it brings
-`WORTH` times the tokens: with fewer of them in each step, readers would be held up longer altogether."""
-WORTH = 4.0
+"""One that costs this much more than the least one is no worse to them in any case."""
 OPTIMISM = 0.998
 """What the costs of longer chunks than the one at hand fall to at each step, so that they are tried again one day."""
 
@@ -105,14 +104,9 @@ class Pace:
                 cost.seconds *= dearer * OPTIMISM
 
     def _most(self, bound: float) -> float:
-        """Tokens of a chunk that adds `bound` seconds, or not much more than the least one does."""
-        least = self._least or 0.0
-        if least > bound and (tokens := self._within(KNEE * least)) >= WORTH * self._smallest:
-            return tokens
-        return self._within(max(bound, HARDLY * least))
-
-    def _within(self, bound: float) -> float:
-        """Tokens of a chunk that adds `bound` seconds."""
+        """Tokens of a chunk that adds `bound` seconds, or as many as are no worse to readers."""
+        if self._least is not None:
+            bound = max(bound, HARDLY * self._least, UNNOTICED if self._least > bound else 0.0)
         tokens = seconds = 0.0
         for _, cost in sorted(self._costs.items()):
             if cost.seconds > bound:

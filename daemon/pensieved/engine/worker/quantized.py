@@ -1,22 +1,26 @@
-"""Quantized layers see all rows of a pass as one matrix, of a size that suits the device.
+"""Quantized layers see all rows of a pass as one matrix, and multiply it in the way that suits the device.
 
 A decode step of a batch is (rows, 1, width). MLX multiplies each leading index by itself where weights are quantized: on
 CUDA every row reads all weights again, as a vector, and no tensor core is used. (rows, width) is the same numbers as one
 matrix. Weights that are not quantized need no help: there MLX merges the leading dimensions itself.
 
-Even so, the fewer rows a matrix has the more they cost there; a few rows have a kernel of their own (`kernels.qmm`).
+Even for a matrix, MLX's quantized product is far from what a GPU of Nvidia's can do. There a few rows have a kernel of
+ours (`kernels.qmm`), and for more the weights are unpacked first, for a product of ordinary matrices: a layer's at a
+time, so they are hardly in memory.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 from mlx.nn.layers.quantized import QuantizedEmbedding, QuantizedLinear
 
 from pensieved.engine.worker.kernels import qmm
+from pensieved.engine.worker.kernels.device import on_cuda
 
 if TYPE_CHECKING:
-    import mlx.core as mx
+    from collections.abc import Callable
 
 
 class MatrixLinear(QuantizedLinear):
@@ -24,13 +28,7 @@ class MatrixLinear(QuantizedLinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """See `QuantizedLinear`."""
-        matrix = _matrix(x)
-        if qmm.suits(matrix, self):
-            out = qmm.multiply(matrix, self)
-            out = out + self["bias"] if "bias" in self else out
-        else:
-            out = super().__call__(matrix)  # type: ignore[no-untyped-call]  # mlx has no types
-        return out.reshape(*x.shape[:-1], -1)
+        return _product(x, self, super().__call__)
 
 
 class MatrixEmbedding(QuantizedEmbedding):
@@ -38,9 +36,7 @@ class MatrixEmbedding(QuantizedEmbedding):
 
     def as_linear(self, x: mx.array) -> mx.array:
         """See `QuantizedEmbedding`."""
-        matrix = _matrix(x)
-        out = qmm.multiply(matrix, self) if qmm.suits(matrix, self) else super().as_linear(matrix)  # type: ignore[no-untyped-call]
-        return out.reshape(*x.shape[:-1], -1)
+        return _product(x, self, super().as_linear)
 
 
 def see_matrices(model: Any) -> None:
@@ -51,5 +47,26 @@ def see_matrices(model: Any) -> None:
             module.__class__ = kinds[type(module)]
 
 
-def _matrix(x: mx.array) -> mx.array:
-    return x.reshape(-1, x.shape[-1])
+def _product(x: mx.array, layer: Any, plain: Callable[[mx.array], mx.array]) -> mx.array:
+    """`x`, (..., inputs), times the weights of `layer`, (..., outputs); `plain` is MLX's way."""
+    matrix = x.reshape(-1, x.shape[-1])
+    if qmm.suits(matrix, layer):
+        out = _with_bias(qmm.multiply(matrix, layer), layer)
+    elif len(matrix) > qmm.MOST_ROWS and _unpacks(matrix, layer):
+        out = _with_bias(matrix @ _unpacked(layer).T, layer)
+    else:
+        out = plain(matrix)
+    return out.reshape(*x.shape[:-1], -1)
+
+
+def _unpacks(matrix: mx.array, layer: Any) -> bool:
+    return on_cuda() and layer.mode == "affine" and matrix.dtype == layer["scales"].dtype
+
+
+def _unpacked(layer: Any) -> mx.array:
+    parts = layer["weight"], layer["scales"], layer["biases"]
+    return mx.dequantize(*parts, group_size=layer.group_size, bits=layer.bits)
+
+
+def _with_bias(out: mx.array, layer: Any) -> mx.array:
+    return out + layer["bias"] if "bias" in layer else out

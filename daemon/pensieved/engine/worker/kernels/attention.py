@@ -15,6 +15,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from pensieved.engine.worker.kernels.device import on_cuda
+
 WARP = 32
 WARPS = 16
 """Warps of a block."""
@@ -86,8 +88,7 @@ def suits(queries: mx.array, keys: mx.array, values: mx.array) -> bool:
     """Whether `attend` can do it: on CUDA, with heads of ordinary widths."""
     width = queries.shape[-1]
     return (
-        mx.cuda.is_available()
-        and mx.default_device().type == mx.DeviceType.gpu
+        on_cuda()
         and width % WARP == 0
         and width <= WIDEST
         and values.shape[-1] == keys.shape[-1] == width

@@ -20,8 +20,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from pensieved.engine.worker.kernels.device import on_cuda
+
 MOST_ROWS = 32
-"""Beyond, MLX's own product has enough rows to be as fast."""
+"""Beyond, it pays to unpack the weights into memory."""
 GROUP, BITS = 64, 4
 """What the kernel is written for: mlx-lm's defaults."""
 EIGHT = 8
@@ -123,8 +125,7 @@ def suits(x: mx.array, layer: Any) -> bool:
     """Whether `multiply` can do it: on CUDA, a few rows, and weights quantized as most are."""
     width = x.shape[-1]
     return (
-        mx.cuda.is_available()
-        and mx.default_device().type == mx.DeviceType.gpu
+        on_cuda()
         and (layer.bits, layer.group_size, layer.mode) == (BITS, GROUP, "affine")
         and x.size <= MOST_ROWS * width
         and width % _SPAN == 0
