@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from llguidance import LLExecutor
-from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from llguidance import LLMatcher
+    from llguidance import LLExecutor, LLMatcher
     from numpy.typing import NDArray
 
     from pensieved.engine.worker.sampling import Sampler
@@ -41,6 +39,8 @@ class Constraint:
     """
 
     def __init__(self, matcher: LLMatcher, vocabulary: int, stop_tokens: Collection[int]) -> None:
+        from llguidance.numpy import allocate_token_bitmask  # noqa: PLC0415  not before the first grammar: 3 MB
+
         self.matcher = matcher
         self.failure = ""  # why the request must end
         self._stop_tokens = frozenset(stop_tokens)
@@ -130,6 +130,9 @@ class Constraints:
     def _fill(self, rows: Sequence[Constraint]) -> None:
         if not rows:
             return
+        from llguidance import LLExecutor  # noqa: PLC0415  as above
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par  # noqa: PLC0415
+
         words = allocate_token_bitmask(len(rows), self._vocabulary)
         self._executor = self._executor or LLExecutor()
         fill_next_token_bitmask_par(

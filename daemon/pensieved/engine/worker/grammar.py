@@ -1,7 +1,7 @@
 """Grammars made ready for decoding: the vocabulary as a trie, and a matcher for each request.
 
-All of it happens on threads beside the loop. The trie is built when the first grammar comes, not at load: it costs
-about 0.7 s and 60 MB for a vocabulary of 49k tokens, and most engines never meet a grammar. (llguidance holds the
+All of it happens on threads beside the loop. llguidance is imported and the trie built when the first grammar comes, not at
+load: it costs about 0.7 s and 60 MB for a vocabulary of 49k tokens, and most engines never meet a grammar. (llguidance holds the
 interpreter's lock while it builds the trie, so that one moment is a hitch for whoever decodes; compiling a grammar,
 which an unkind schema can stretch to a second, happens without the lock.)
 
@@ -15,14 +15,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-
 from pensieved.engine.worker.constraint import Constraint
 from pensieved.engine.worker.refusal import RefusedRequestError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
+
+    from llguidance import LLTokenizer
 
     from pensieved.engine.protocol import Submit
 
@@ -39,7 +39,6 @@ class Grammars:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "tokenizer.json"
-        self._limits = LLParserLimits(verbose_errors=False)
         self._building = threading.Lock()
         self._tries: dict[
             tuple[int, ...], LLTokenizer
@@ -56,11 +55,14 @@ class Grammars:
         return self._threads.submit(self._compile, submit, vocabulary)
 
     def _compile(self, submit: Submit, vocabulary: int) -> Constraint:
+        from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415  not before the first grammar: 3 MB
+
         stop_tokens = tuple(token for token in submit.stop_tokens if 0 <= token < vocabulary)
         if not stop_tokens:
             raise RefusedRequestError("A grammar needs stop tokens, or its answer could not end.")
         trie = self._trie(stop_tokens, vocabulary)
-        matcher = LLMatcher(trie, submit.grammar, log_level=0, limits=self._limits)
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(trie, submit.grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise RefusedRequestError("The grammar cannot be compiled.")
         earlier = list(submit.prompt[len(submit.prompt) - submit.position :])
@@ -79,6 +81,8 @@ class Grammars:
             return self._tries[stop_tokens]
 
     def _build(self, stop_tokens: list[int], vocabulary: int) -> LLTokenizer:
+        from llguidance import LLTokenizer  # noqa: PLC0415  as above
+
         try:
             tokenizer = self._path.read_text(encoding="utf-8")
             try:

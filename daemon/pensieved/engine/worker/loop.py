@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import mlx.core as mx
+import mlx_lm
 
 from pensieved.engine.protocol import (
     Cancel,
@@ -52,7 +52,9 @@ HEARTBEAT = 1.0
 def run(link: Link) -> NoReturn:
     """Live on `link`; never returns, since the process ends with a fault here or with the link elsewhere."""
     try:
-        link.send(Hello(os.getpid(), version("mlx"), version("mlx-lm"), mx.default_device().type.name))
+        # Their own word: importlib.metadata, which would know too, brings the email package along, megabytes of it.
+        mlx_version: str = mx.__version__  # type: ignore[attr-defined]  # its stub lacks it
+        link.send(Hello(os.getpid(), mlx_version, mlx_lm.__version__, mx.default_device().type.name))
         _serve(link, *_load(link, _await_load(link)))
     except Exception as error:  # noqa: BLE001  any exception is a lost engine; the supervisor decides
         traceback.print_exc()

@@ -8,7 +8,6 @@ runs, or how often the engine was restarted meanwhile, does not change the draw.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from functools import lru_cache, partial
@@ -24,6 +23,8 @@ from mlx_lm.sample_utils import (
     make_logits_processors,
     make_sampler,
 )
+
+from pensieved.engine.worker.digest import blake2b
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +130,7 @@ def _seeded(chosen: Sampling, position: int) -> Sampler:
 
 def noise_seed(seed: int, position: int) -> int:
     """64 well-mixed bits for one output position of one seed; any integer is a seed."""
-    digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
+    digest = blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 

@@ -8,7 +8,6 @@ would make a model say something that is nobody's.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import zlib
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import numpy as np
+
+from pensieved.engine.worker.digest import blake2b
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +163,7 @@ def _header(file: BinaryIO, path: Path) -> Header:
 
 
 def _name(tokens: bytes, start: int) -> str:
-    return hashlib.blake2b(tokens, digest_size=16, salt=start.to_bytes(8, "little")).hexdigest()
+    return blake2b(tokens, digest_size=16, salt=start.to_bytes(8, "little")).hexdigest()
 
 
 def _raw(array: np.ndarray) -> memoryview:
