@@ -1,7 +1,9 @@
 """SIGTERM, SIGINT and SIGHUP as something the main thread waits for.
 
-A handler may interrupt the main thread while it holds the lock of any threading primitive, so it only writes
-a byte to a pipe; waiting is reading that pipe.
+A handler may interrupt the main thread while it holds the lock of any threading primitive, so nothing happens in one: the
+interpreter writes the signal's number to a pipe, and waiting is reading that pipe. It does so when the signal arrives. A
+handler in Python runs when the main thread gets to it, and that may be asleep by then: a signal that came between its last
+instruction and the system call would be lost until the next one.
 """
 
 from __future__ import annotations
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType
 
-_END, _RELOAD = b"!", b"r"
-_BYTES = {signal.SIGTERM: _END, signal.SIGINT: _END, signal.SIGHUP: _RELOAD}
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class EndSignals:
@@ -33,7 +34,8 @@ class EndSignals:
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._old = {number: signal.signal(number, self._on_signal) for number in _BYTES}
+        self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, _ignore) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -41,6 +43,7 @@ class EndSignals:
     ) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
         os.close(self._read)
         os.close(self._write)
 
@@ -52,13 +55,16 @@ class EndSignals:
             readable, _, _ = select.select([self._read], [], [], left)
             if not readable:
                 return False
-            if os.read(self._read, 1) == _END:
-                return True
-            self._on_reload()
+            match os.read(self._read, 1)[0]:
+                case signal.SIGTERM | signal.SIGINT:
+                    return True
+                case signal.SIGHUP:
+                    self._on_reload()
 
     def raise_end(self) -> None:
         """Behave as if the end had been asked for; from any thread."""
-        os.write(self._write, _END)
+        os.write(self._write, bytes([signal.SIGTERM]))
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        os.write(self._write, _BYTES[signal.Signals(number)])
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """The signal is in the pipe; without a handler of Python's it would not get there."""
