@@ -30,6 +30,21 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+@contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Import in here as if those of `names` that nobody has imported yet were not installed.
+
+    For what a library uses where it is there, and its user does not need.
+    """
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: the documented way to stop an import
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
 def without_frameworks() -> None:
     """As if no other framework of arrays were installed, in this process.
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from pensieved.cli.ask import Address
+from pensieved.cli.address import Address
 from pensieved.cli.claude import (
     DUMMY_TOKEN,
     ELSEWHERE,

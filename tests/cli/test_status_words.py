@@ -5,7 +5,8 @@ import time
 import msgspec
 import pytest
 
-from pensieved.cli.ask import Address, Answer, DaemonReport, ask, local_url
+from pensieved.cli.address import Address, local_url
+from pensieved.cli.ask import Answer, DaemonReport, ask
 from pensieved.cli.standing import Standing
 from pensieved.cli.status import describe
 from pensieved.service.agent import find_agent

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pensieved.cli import waiting
-from pensieved.cli.ask import Address
+from pensieved.cli.address import Address
 from pensieved.cli.waiting import Wait
 from pensieved.errors import NotRunningError, PermanentError, ServiceError, TemporaryError
 from pensieved.service.launchctl import Job

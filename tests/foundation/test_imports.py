@@ -54,3 +54,19 @@ def test_libraries_that_are_there_already_are_not_replaced(tmp_path):
 def test_what_is_imported_already_stays(tmp_path):
     (tmp_path / "torch.py").write_text("")
     assert run("import torch; " + ASK + "import torch", tmp_path).returncode == 0
+
+
+def test_what_is_left_out_is_there_again_afterwards(tmp_path):
+    code = """
+from pensieved.imports import without
+import json
+with without("json", "colorsys"):
+    import json
+    try:
+        import colorsys
+    except ImportError:
+        print("absent")
+import colorsys
+print("back")
+"""
+    assert run(code, tmp_path).stdout.split() == ["absent", "back"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,10 +13,9 @@ import msgspec
 from pensieved.control.reload import ConfigReport
 from pensieved.control.status import Upcoming
 from pensieved.models.progress import Progress
-from pensieved.settings.keys import api_keys
 
 if TYPE_CHECKING:
-    from pensieved.settings.schema import ServerSettings
+    from pensieved.cli.address import Address
 
 _TIMEOUT = 5.0
 _OK = 200
@@ -139,34 +136,6 @@ class Answer(msgspec.Struct, frozen=True):
     report: DaemonReport
     raw: msgspec.Raw
     ready: bool
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a daemon is reached from this machine, and a key it lets in, where it asks for one."""
-
-    url: str
-    key: str | None = field(default=None, repr=False)
-
-
-def address_of(server: ServerSettings) -> Address:
-    """Where a daemon with these settings is reached from this machine.
-
-    Raises:
-        ConfigError: the file of its keys cannot be read.
-    """
-    return Address(local_url(server.host, server.port), next(iter(api_keys(server)), None))
-
-
-def local_url(host: str, port: int) -> str:
-    """The URL of a listener on this machine: one on every address is reached through loopback."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return f"http://{host}:{port}"
-    if address.is_unspecified:
-        address = ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1")  # noqa: PLR2004  IPv6
-    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"  # noqa: PLR2004
 
 
 def ask(address: Address) -> Answer | None:

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from pensieved.cli.ask import Address, Answer, address_of, ask
+from pensieved.cli.address import Address, address_of
+from pensieved.cli.ask import Answer, ask
 from pensieved.errors import NotRunningError, PensievedError
 from pensieved.settings import load_settings
 

@@ -13,7 +13,7 @@ import structlog
 
 from pensieved import __version__
 from pensieved.cli.announce import announce_phases
-from pensieved.cli.ask import Address, address_of, local_url
+from pensieved.cli.address import Address, address_of, local_url
 from pensieved.cli.signals import EndSignals
 from pensieved.cli.tryit import curl_line
 from pensieved.control.limits import max_concurrent

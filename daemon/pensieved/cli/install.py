@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pensieved.cli.address import address_of
 from pensieved.cli.agents import DEFAULT, Label, alone_on
-from pensieved.cli.ask import address_of
 from pensieved.cli.declare import check_port, declare, guarded_paths
 from pensieved.cli.logtail import readable, since, size_of
 from pensieved.cli.tryit import curl_line

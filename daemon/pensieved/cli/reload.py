@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from pensieved.cli.address import Address
 from pensieved.cli.agents import DEFAULT, Label
-from pensieved.cli.ask import Address, reload_config
+from pensieved.cli.ask import reload_config
 from pensieved.cli.standing import look
 from pensieved.cli.status import restarting
 from pensieved.errors import ConfigError, NotRunningError

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pensieved.cli.address import address_of
 from pensieved.cli.agents import DEFAULT, Label, agent_settings, alone_on
-from pensieved.cli.ask import address_of
 from pensieved.cli.purge import purge_agent
 from pensieved.cli.waiting import Wait
 from pensieved.service.agent import find_agent, installed_plist

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pensieved.cli.address import Address, address_of, local_url
 from pensieved.cli.agents import agent_settings, listening_ports
-from pensieved.cli.ask import Address, address_of, ask, local_url
+from pensieved.cli.ask import ask
 from pensieved.errors import ConfigError, ServiceError
 from pensieved.service.agent import find_agent, installed_plist
 from pensieved.service.domain import find_domain, find_job

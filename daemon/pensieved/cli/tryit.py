@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pensieved.cli.ask import Address
+    from pensieved.cli.address import Address
 
 
 def curl_line(address: Address) -> str:

@@ -12,7 +12,8 @@ from pensieved.errors import NotRunningError, PermanentError, ServiceError, Temp
 from pensieved.settings.units import format_duration
 
 if TYPE_CHECKING:
-    from pensieved.cli.ask import Address, DaemonReport
+    from pensieved.cli.address import Address
+    from pensieved.cli.ask import DaemonReport
     from pensieved.cli.progress import Display
     from pensieved.service.lifecycle import Lifecycle
 

@@ -9,8 +9,9 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pensieved.cli.address import Address, local_url
 from pensieved.cli.agents import environment_of
-from pensieved.cli.ask import Address, ask, local_url
+from pensieved.cli.ask import ask
 from pensieved.errors import PensievedError, ServiceError
 from pensieved.service.agent import find_agent, installed_plist
 from pensieved.service.domain import find_job
