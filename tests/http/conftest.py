@@ -8,5 +8,5 @@ def state_folder(tmp_path_factory):
     """The key of thinking blocks belongs to the test run, not to whoever runs it."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("state")
-        patch.setattr("pensieved.http.app.state_dir", lambda: folder)
+        patch.setattr("pensieved.http.answering.state_dir", lambda: folder)
         yield folder

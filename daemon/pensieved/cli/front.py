@@ -7,13 +7,14 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import structlog
 
 from pensieved import __version__
-from pensieved.cli.announce import announce_phases
 from pensieved.cli.address import Address, address_of, local_url
+from pensieved.cli.announce import announce_phases
 from pensieved.cli.signals import EndSignals
 from pensieved.cli.tryit import curl_line
 from pensieved.control.limits import max_concurrent
@@ -54,12 +55,13 @@ def serve_until_signal(daemon: Daemon, listeners: Sequence[socket.socket]) -> No
         front = threading.Thread(target=_run, args=(http, signals), name="http")
         front.start()
         try:
-            daemon.start()
             address = replace(
                 address_of(server), url=local_url(server.host, http.port)
             )  # port 0 is known now
             sys.stdout.write(_greeting(address, daemon.settings.model.url))
             sys.stdout.flush()
+            daemon.start()
+            import_module("pensieved.http.answering")  # the model takes longer; see `http.deferred`
             signals.wait()
             _drain(daemon, admission, signals)
         finally:

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
-from pensieved.http.anthropic.messages import CountTokens, Messages
-from pensieved.http.anthropic.signature import Signer
-from pensieved.http.completion import Completions
 from pensieved.http.cors import DoorKeeper
+from pensieved.http.deferred import ROUTES, Answering, Document, PromptRoute
 from pensieved.http.dialects import envelope_of
 from pensieved.http.door import Door
 from pensieved.http.errors import ErrorHandlers
@@ -19,18 +17,15 @@ from pensieved.http.ledger import Ledger
 from pensieved.http.metrics import Metrics, Sources
 from pensieved.http.models import Model, ModelList
 from pensieved.http.observe import Observer
-from pensieved.http.openai.chat.resource import ChatCompletions
-from pensieved.http.openai.completions.resource import LegacyCompletions
-from pensieved.http.openai.embeddings import Embeddings
-from pensieved.http.openai.responses.resource import Responses
-from pensieved.http.openapi import OPERATIONS, Document
 from pensieved.http.record import record_of
 from pensieved.http.reload import Reload
 from pensieved.http.vitals import Vitals
-from pensieved.settings.paths import state_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pensieved.http.admission import Admission
+    from pensieved.http.answering import Posted
     from pensieved.http.daemon import Daemon
 
 
@@ -43,7 +38,12 @@ class _Route:
     def process_resource(
         self, req: falcon.Request, _resp: falcon.Response, _resource: Any, _params: Any
     ) -> None:
-        record_of(req.env).route = (req.uri_template or req.path).replace(":path}", "}")
+        record_of(req.env).route = _template(req.uri_template or req.path)
+
+
+def _template(route: str) -> str:
+    """As documents and metrics write it, without falcon's converter."""
+    return route.replace(":path}", "}")
 
 
 def create_app(daemon: Daemon, admission: Admission, door: Door | None = None) -> Observer:
@@ -58,26 +58,30 @@ def create_app(daemon: Daemon, admission: Admission, door: Door | None = None) -
     app = falcon.App(middleware=(DoorKeeper(door), LaneKeeper(), _Route()))
     app.req_options.strip_url_path_trailing_slash = True
     ErrorHandlers(envelope_of).install(app)
-    ledger = Ledger({operation.path for operation in OPERATIONS})
-    completions = Completions(daemon, admission, ledger)
+    ledger = Ledger()
     sources = Sources(daemon, admission, ledger, Vitals(daemon))
-    max_body = daemon.settings.server.max_body
-    app.add_route("/", Page(daemon))
-    app.add_route("/health", Health(daemon))
-    app.add_route("/ready", Ready(daemon))
-    app.add_route("/openapi.json", Document())
-    app.add_route("/metrics", Metrics(sources))
-    app.add_route("/v1/status", StatusReport(sources))
-    app.add_route("/v1/reload", Reload(daemon))
-    app.add_route("/v1/models", ModelList(daemon))
-    app.add_route("/v1/models/{model_id:path}", Model(daemon))
-    signer = Signer(state_dir() / "thinking.key")
-    app.add_route("/v1/messages", Messages(completions, max_body, signer))
-    app.add_route("/v1/messages/count_tokens", CountTokens(completions, max_body, signer))
-    app.add_route("/v1/chat/completions", ChatCompletions(completions, max_body))
-    app.add_route("/v1/completions", LegacyCompletions(completions, max_body))
-    app.add_route("/v1/responses", Responses(completions, max_body))
-    app.add_route("/v1/embeddings", Embeddings(completions, max_body))
+    answering = Answering(lambda: _resources(daemon, admission, ledger))
+    routes: dict[str, Any] = {
+        "/": Page(daemon),
+        "/health": Health(daemon),
+        "/ready": Ready(daemon),
+        "/openapi.json": Document(),
+        "/metrics": Metrics(sources),
+        "/v1/status": StatusReport(sources),
+        "/v1/reload": Reload(daemon),
+        "/v1/models": ModelList(daemon),
+        "/v1/models/{model_id:path}": Model(daemon),
+        **{route: PromptRoute(answering, route) for route in ROUTES},
+    }
+    ledger.routes = frozenset(map(_template, routes))
+    for route, resource in routes.items():
+        app.add_route(route, resource)
     return Observer(
         Lanes(app, lambda: admission.max_concurrent + admission.max_queued + _SPARE_LANES), ledger
     )
+
+
+def _resources(daemon: Daemon, admission: Admission, ledger: Ledger) -> Mapping[str, Posted]:
+    from pensieved.http.answering import resources  # noqa: PLC0415  see `deferred`
+
+    return resources(daemon, admission, ledger)
