@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from pensieved.backoff import Backoff
-from pensieved.control.residence import Target, prepare_request
+from pensieved.control.residence import Target
 from pensieved.control.status import Phase
 from pensieved.control.succession import Trouble
 from pensieved.errors import PensievedError, TemporaryError
-from pensieved.models.preparation import PreparationCancelledError, find_prepared, prepare
 
 if TYPE_CHECKING:
     from pensieved.control.succession import Succession
@@ -104,9 +102,10 @@ class Reconciler:
     def _attempt(self, settings: Settings) -> None:
         try:
             if not self._succession.keep(settings):
-                self._succession.install(self._prepared(settings), settings)
-        except PreparationCancelledError:  # something else is wanted by now
-            return
+                prepared = self._prepared(settings)
+                if prepared is None:  # something else is wanted by now
+                    return
+                self._succession.install(prepared, settings)
         except TemporaryError as error:
             self._fail(error, max(self._backoff.next(), error.retry_after or 0.0))
         except PensievedError as error:
@@ -133,12 +132,10 @@ class Reconciler:
         )
         self._succession.settle(Trouble(error, self._retry_at))
 
-    def _prepared(self, settings: Settings) -> PreparedModel:
-        request = prepare_request(settings)
-        found = find_prepared(request)
-        if found is not None:
-            return found
-        return prepare(request, partial(self._on_progress, request.source.name), self._cancel)
+    def _prepared(self, settings: Settings) -> PreparedModel | None:
+        from pensieved.control.preparing import prepared_model  # noqa: PLC0415  the port is up before this is imported
+
+        return prepared_model(settings, self._on_progress, self._cancel)
 
     def _on_progress(self, model: str, progress: Progress) -> None:
         self._succession.say(model, Phase(progress.stage.value), progress.detail, progress)

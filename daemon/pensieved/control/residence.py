@@ -15,8 +15,6 @@ from pensieved.control.limits import max_concurrent, safety_margin
 from pensieved.control.promptcache import prompt_cache_wish
 from pensieved.control.serving import ServingModel
 from pensieved.engine.supervisor import EngineConfig
-from pensieved.models.preparation import PrepareRequest
-from pensieved.models.source import parse_source
 from pensieved.settings.effect import EFFECTS, Effect, value_of
 
 if TYPE_CHECKING:
@@ -42,19 +40,6 @@ class Target:
         values = {key: value_of(settings, key) for key, effect in EFFECTS.items() if effect is Effect.SWAP}
         values["server.max_concurrent"] = max_concurrent(settings.server)
         return cls(tuple(values.items()))
-
-
-def prepare_request(settings: Settings) -> PrepareRequest:
-    """What is to lie in the cache."""
-    model = settings.model
-    return PrepareRequest(
-        source=parse_source(model.url, model.revision),
-        quantization=model.quantization,
-        device=settings.engine.device,
-        cache_dir=settings.cache.dir,
-        trust_remote_code=model.trust_remote_code,
-        verify=settings.cache.verify,
-    )
 
 
 def engine_config(settings: Settings) -> EngineConfig:
