@@ -23,6 +23,7 @@ from pensieved.http.dialects import envelope_of
 from pensieved.http.jsonbody import too_large
 from pensieved.http.observe import Observer
 from pensieved.http.record import RequestRecord
+from pensieved.http.threads import Threads
 
 if TYPE_CHECKING:
     import socket
@@ -105,7 +106,7 @@ class HttpServer:
             app,
             map=self._map,
             sockets=list(sockets),
-            threads=threads,
+            _dispatcher=Threads(threads),  # else it starts its own, all of them at once
             ident=f"pensieved/{__version__}",
             connection_limit=room + _SPARE_FILES // 2,  # Waitress' own limit, at which it goes deaf
             backlog=1024,
