@@ -48,7 +48,7 @@ _AGENT = "Agent (launchd)"
 # For a command whose further arguments are somebody else's.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 # What structlog would import for tracebacks that we never print (they show local variables, prompts among them), and asyncio,
-# which nobody here uses, for connections: a sixth of the time until the port is up, and 8 MB for as long as the daemon runs.
+# which nobody here uses, for connections: 5 MB for as long as the daemon runs, and part of the time until the port is up.
 _UNUSED_BY_A_DAEMON = ("rich", "ssl")
 _COMMANDS = (
     _Command("run", "run", without=_UNUSED_BY_A_DAEMON),
