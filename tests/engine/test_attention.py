@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 
-from pensieved.engine.worker.kernels import attention
+from pensieved.engine.worker.passes.kernels import attention
 
 pytestmark = pytest.mark.skipif(not mx.cuda.is_available(), reason="a kernel for CUDA")
 

@@ -1,13 +1,18 @@
 """The memory guard in the batch: a machine that has as much as the test gives, and what MLX takes of it is real."""
 
+from dataclasses import replace
+from itertools import chain
+
 import mlx.core as mx
 import pytest
 
 from pensieved.engine.protocol import FinishReason, Sampling, Submit
 from pensieved.engine.worker import warming
-from pensieved.engine.worker.batch import Batch
+from pensieved.engine.worker.batch import PARTS_OF_MEMORY, Batch
 from pensieved.engine.worker.memory import gate
 from pensieved.engine.worker.memory.guard import INTERVAL, Guard
+from pensieved.engine.worker.passes.flat import Flat
+from pensieved.engine.worker.passes.shapes import CUDA
 from pensieved.engine.worker.prompt_cache.keeper import PromptCache
 from pensieved.engine.worker.prompt_cache.policy import CPU
 from pensieved.engine.worker.refusal import RefusedRequestError
@@ -280,3 +285,18 @@ def test_earlier_requests_go_first_and_those_that_are_cancelled_leave_the_line(m
     scene.finished(0, 1, 3)
     assert list(scene.finish) == [1, 0, 3]
     assert not len(scene.batch)
+
+
+@pytest.mark.parametrize("room", [600, 3000])
+def test_a_warm_up_brings_no_prompt_that_takes_much_of_what_requests_could_have(monkeypatch, model, room):
+    shapes = replace(CUDA, compiled=False)
+    batch = Batch(model, DEVICE, max_concurrent=2, prefill_chunk=64, shapes=shapes)
+    machine = SmallMachine(MARGIN + PARTS_OF_MEMORY * room * WIDE_TOKEN)
+    batch.guard(Guard(machine, MARGIN, clock=Clock()))
+    met, opened = [], Flat.open
+    monkeypatch.setattr(
+        Flat, "open", lambda flat, lengths, *rest: met.append(max(lengths)) or opened(flat, lengths, *rest)
+    )
+    for _ in chain(batch.first_passes(), batch.further_passes()):
+        pass
+    assert room // 3 < max(met) <= room

@@ -7,10 +7,10 @@ import pytest
 
 from pensieved.engine.protocol import Submit
 from pensieved.engine.worker.batch import Batch
-from pensieved.engine.worker.library import Library
 from pensieved.engine.worker.memory.footprint import ENDLESS, Footprint, Layer, footprint_of
-from pensieved.engine.worker.runner import runner_for
-from pensieved.engine.worker.shapes import CPU, METAL, Shapes
+from pensieved.engine.worker.passes.library import Library
+from pensieved.engine.worker.passes.runner import runner_for
+from pensieved.engine.worker.passes.shapes import CPU, METAL, Shapes
 from support.batches import MODELS
 from support.memories import WIDE_HEAD, WIDE_TOKEN, settled, wide_model
 

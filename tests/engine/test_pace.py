@@ -3,7 +3,7 @@
 import pytest
 
 from pensieved.engine.worker.pace import PATIENCE, SMALLEST, UNNOTICED, Pace
-from pensieved.engine.worker.shapes import CHUNKS, CPU, CUDA
+from pensieved.engine.worker.passes.shapes import CHUNKS, CPU, CUDA
 
 
 def drive(pace, plain, each, *, fixed=0.0, steps=60, rows=8, noise=None):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from pensieved.engine.worker.passes.shapes import CUDA
 from pensieved.engine.worker.prompt_cache.policy import Policy
-from pensieved.engine.worker.shapes import CUDA
 from support.batches import VOCABULARY, Machine, plain_model, sliding_model, state_space_model
 
 pytestmark = pytest.mark.slow

@@ -4,11 +4,12 @@ import mlx.core as mx
 import pytest
 from mlx.nn import QuantizedLinear
 
-from pensieved.engine.worker.kernels import qmm
+from pensieved.engine.worker.passes.kernels import qmm
 
-pytestmark = pytest.mark.skipif(not mx.cuda.is_available(), reason="a kernel for CUDA")
+on_cuda_only = pytest.mark.skipif(not mx.cuda.is_available(), reason="a kernel for CUDA")
 
 
+@on_cuda_only
 @pytest.mark.parametrize("shape", [(3072, 3072), (9216, 3072), (3072, 8192), (1000, 128), (24, 256)])
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 16, 17, 32])
 def test_a_few_rows_give_what_mlx_gives(shape, rows):
@@ -26,6 +27,7 @@ def test_a_few_rows_give_what_mlx_gives(shape, rows):
     assert (mx.linalg.norm(found - expected) / mx.linalg.norm(expected)).item() < 5e-3
 
 
+@on_cuda_only
 def test_other_weights_and_more_rows_are_left_to_mlx():
     def layer(**kwargs):
         made = QuantizedLinear(256, 24, bias=False, **kwargs)
@@ -38,3 +40,27 @@ def test_other_weights_and_more_rows_are_left_to_mlx():
     assert not qmm.suits(x, layer(group_size=64, bits=8))
     assert not qmm.suits(mx.zeros((33, 256), dtype=mx.bfloat16), layer(group_size=64, bits=4))
     assert not qmm.suits(x.astype(mx.float32), layer(group_size=64, bits=4))
+
+
+@pytest.mark.parametrize(
+    ("product", "works"),
+    [(lambda x, layer: layer(x), True), (lambda x, layer: 1.2 * layer(x), False)],
+)
+def test_a_gpu_that_multiplies_wrongly_is_left_to_mlx(monkeypatch, product, works):
+    qmm.works.cache_clear()
+    monkeypatch.setattr(qmm, "multiply", product)
+    assert qmm.works() == works
+    qmm.works.cache_clear()
+
+
+def test_a_gpu_for_which_it_cannot_be_compiled_is_left_to_mlx(monkeypatch):
+    def multiply(_x, _layer):
+        raise RuntimeError("Failed to compile kernel")
+
+    qmm.works.cache_clear()
+    monkeypatch.setattr(qmm, "multiply", multiply)
+    monkeypatch.setattr(qmm, "on_cuda", lambda: True)
+    layer = QuantizedLinear(256, 24, bias=False)
+    layer.set_dtype(mx.bfloat16)
+    assert not qmm.suits(mx.zeros((8, 256), dtype=mx.bfloat16), layer)
+    qmm.works.cache_clear()

@@ -4,8 +4,8 @@ import mlx.core as mx
 import pytest
 from mlx import nn
 
-from pensieved.engine.worker import quantized
-from pensieved.engine.worker.quantized import MatrixEmbedding, MatrixLinear, see_matrices
+from pensieved.engine.worker.passes import quantized
+from pensieved.engine.worker.passes.quantized import MatrixEmbedding, MatrixLinear, see_matrices
 
 
 class Model(nn.Module):

@@ -3,9 +3,9 @@
 import mlx.core as mx
 import pytest
 
-from pensieved.engine.worker import shelf
-from pensieved.engine.worker.shapes import CPU
-from pensieved.engine.worker.shelf import Cells, Shelf
+from pensieved.engine.worker.passes import shelf
+from pensieved.engine.worker.passes.shapes import CPU
+from pensieved.engine.worker.passes.shelf import Cells, Shelf
 
 LAYERS, ROWS, HEADS, WIDTH = 24, 4, 8, 64
 

@@ -15,9 +15,9 @@ from pensieved.chat.tokenizer import ChatTokenizer
 from pensieved.engine.protocol import Sampling, Submit
 from pensieved.engine.supervisor import Engine, EngineConfig
 from pensieved.engine.worker.batch import Batch
+from pensieved.engine.worker.passes.shapes import Shapes
 from pensieved.engine.worker.prompt_cache.keeper import PromptCache
 from pensieved.engine.worker.prompt_cache.policy import CPU
-from pensieved.engine.worker.shapes import Shapes
 from pensieved.engine.worker.speculation import turn
 from pensieved.engine.worker.speculation.gain import LENGTHS, LONGEST_LIFE, MOST_ROWS, Gain, expected
 from pensieved.engine.worker.speculation.history import LONGEST, SHORTEST, History

@@ -4,8 +4,8 @@ import mlx.core as mx
 import pytest
 from mlx import nn
 
-from pensieved.engine.worker import vectors
-from pensieved.engine.worker.vectors import VectorEmbedding, VectorLinear, see_vectors
+from pensieved.engine.worker.passes import vectors
+from pensieved.engine.worker.passes.vectors import VectorEmbedding, VectorLinear, see_vectors
 
 
 class Model(nn.Module):

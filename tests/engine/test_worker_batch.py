@@ -13,10 +13,10 @@ from mlx_lm.models.cache import KVCache
 from pensieved.engine.protocol import FinishReason, Sampling, Submit
 from pensieved.engine.worker import warming
 from pensieved.engine.worker.batch import Batch
-from pensieved.engine.worker.flat import Flat
-from pensieved.engine.worker.library import Library
-from pensieved.engine.worker.quantized import MatrixLinear
-from pensieved.engine.worker.shapes import CPU, CUDA, METAL
+from pensieved.engine.worker.passes.flat import Flat
+from pensieved.engine.worker.passes.library import Library
+from pensieved.engine.worker.passes.quantized import MatrixLinear
+from pensieved.engine.worker.passes.shapes import CPU, CUDA, METAL
 from support.architectures import OTHERS, PLAIN, VOCABULARY, model_of
 
 LENGTHS = (1, 5, 40, 90, 17, 40, 200, 3)

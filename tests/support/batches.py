@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pensieved.engine.protocol import Recalled
-    from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.passes.shapes import Shapes
 
 VOCABULARY = 64
 CPU_DEVICE = mx.Device(mx.cpu)

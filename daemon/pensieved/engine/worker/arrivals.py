@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pensieved.engine.protocol import MemoryStats, Refused
-from pensieved.engine.worker.constraint import Constraints
+from pensieved.engine.worker.choosing.constraint import Constraints
+from pensieved.engine.worker.choosing.sampling import Samplers
 from pensieved.engine.worker.refusal import RefusedRequestError
 from pensieved.engine.worker.running import Running
-from pensieved.engine.worker.sampling import Samplers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
     from pensieved.engine.protocol import Submit
-    from pensieved.engine.worker.constraint import Constraint
-    from pensieved.engine.worker.grammar import Grammars
+    from pensieved.engine.worker.choosing.constraint import Constraint
+    from pensieved.engine.worker.choosing.grammar import Grammars
     from pensieved.engine.worker.memory.gate import Gate
     from pensieved.engine.worker.prefill import Keeper
 

@@ -21,9 +21,9 @@ from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.memory.footprint import footprint_of
 from pensieved.engine.worker.memory.gate import Gate
 from pensieved.engine.worker.pace import SMALLEST, Pace
+from pensieved.engine.worker.passes.runner import runner_for
+from pensieved.engine.worker.passes.shapes import shapes_for
 from pensieved.engine.worker.prefill import Group, Keeper, Prefill
-from pensieved.engine.worker.runner import runner_for
-from pensieved.engine.worker.shapes import shapes_for
 from pensieved.engine.worker.speculation.turn import speculation_for
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from mlx.nn.layers.base import Module
 
     from pensieved.engine.protocol import MemoryStats, Submit
-    from pensieved.engine.worker.grammar import Grammars
+    from pensieved.engine.worker.choosing.grammar import Grammars
     from pensieved.engine.worker.memory.guard import Guard
+    from pensieved.engine.worker.passes.shapes import Shapes
     from pensieved.engine.worker.running import Running
-    from pensieved.engine.worker.shapes import Shapes
     from pensieved.engine.worker.speculation.turn import Speculation
 
 PARTS_OF_MEMORY = 4

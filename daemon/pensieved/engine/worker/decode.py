@@ -12,8 +12,8 @@ import mlx.core as mx
 import msgspec
 
 from pensieved.engine.protocol import FinishReason, Output
-from pensieved.engine.worker.choosing import Chooser
-from pensieved.engine.worker.logprobs import read_logprobs
+from pensieved.engine.worker.choosing.chooser import Chooser
+from pensieved.engine.worker.choosing.logprobs import read_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,7 +32,7 @@ from pensieved.engine.protocol import (
     Warming,
 )
 from pensieved.engine.worker.batch import Batch
-from pensieved.engine.worker.grammar import Grammars
+from pensieved.engine.worker.choosing.grammar import Grammars
 from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, weight_bytes
 from pensieved.engine.worker.memory.device import bound_reuse, device_memory
 from pensieved.engine.worker.memory.guard import Guard

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from pensieved.engine.worker.runner import Runner
+    from pensieved.engine.worker.passes.runner import Runner
+    from pensieved.engine.worker.passes.shapes import Shapes
     from pensieved.engine.worker.running import Running, Snapshot
-    from pensieved.engine.worker.shapes import Shapes
 
 MOST_TOGETHER = 8
 """Prompts in a group."""

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from mlx_lm.models.cache import TokenBuffer
 
-    from pensieved.engine.worker.sampling import Processor, Sampler
+    from pensieved.engine.worker.choosing.sampling import Processor, Sampler
 
 Snapshot = list[Any]
 """The KV cache of one sequence: mlx-lm's single-sequence cache of each layer."""

@@ -17,15 +17,15 @@ import mlx.core as mx
 
 from pensieved import machine
 from pensieved.engine.protocol import Sampling, Submit
+from pensieved.engine.worker.passes.shapes import CHUNKS
 from pensieved.engine.worker.prefill import MOST_TOGETHER
-from pensieved.engine.worker.shapes import CHUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pensieved.engine.worker.batch import Batch
-    from pensieved.engine.worker.runner import Runner
-    from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.passes.runner import Runner
+    from pensieved.engine.worker.passes.shapes import Shapes
 
 SOON = 1024
 """Tokens up to which prompts find their shapes known when the engine is ready."""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from pensieved.engine.worker.flat import Flat
+from pensieved.engine.worker.passes.flat import Flat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.passes.shapes import Shapes
 
 STEP = 256
 """Tokens by which mlx-lm's own caches grow."""

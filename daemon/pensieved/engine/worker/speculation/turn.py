@@ -17,7 +17,7 @@ from mlx_lm.sample_utils import greedy_sampler
 
 from pensieved.engine.protocol import SpeculationStats
 from pensieved.engine.worker.decode import produced
-from pensieved.engine.worker.flat import Flat
+from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.speculation.gain import MOST_ROWS, Gain
 from pensieved.engine.worker.speculation.history import History
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from pensieved.engine.protocol import Output
     from pensieved.engine.worker.decode import Decoder
-    from pensieved.engine.worker.runner import Runner
+    from pensieved.engine.worker.passes.runner import Runner
+    from pensieved.engine.worker.passes.shapes import Shapes
     from pensieved.engine.worker.running import Running
-    from pensieved.engine.worker.shapes import Shapes
 
 
 class Speculation:

@@ -16,7 +16,7 @@ import mlx.core as mx
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.passes.shapes import Shapes
 
 
 AT_ONCE = 32 * 1024**2

@@ -15,8 +15,8 @@ from mlx_lm.sample_utils import greedy_sampler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pensieved.engine.worker.choosing.sampling import Sampler
     from pensieved.engine.worker.running import Running
-    from pensieved.engine.worker.sampling import Sampler
 
 
 class Chooser:

@@ -17,13 +17,13 @@ import mlx.core as mx
 from mlx_lm.models import base
 from mlx_lm.models.cache import make_prompt_cache
 
-from pensieved.engine.worker.kernels import attention
-from pensieved.engine.worker.rotary import Angles, share_angles
+from pensieved.engine.worker.passes.kernels import attention
+from pensieved.engine.worker.passes.rotary import Angles, share_angles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pensieved.engine.worker.shelf import Cells
+    from pensieved.engine.worker.passes.shelf import Cells
 
 _ATTENTION = "scaled_dot_product_attention"
 

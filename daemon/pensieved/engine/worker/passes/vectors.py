@@ -1,9 +1,9 @@
 """Linear layers of a few rows, each row by itself: a matrix times a vector, for CUDA.
 
-For a single row MLX launches a kernel of its own, for more it asks cuBLAS, which takes 8 µs longer to be asked (20 instead of 12,
-on an H200's host). A small model's step is nothing but such calls: with four rows SmolLM2-135M's takes 5.2 ms that way, and 3.5 ms
-with each row multiplied by itself. Every row reads the weights again then, so this is for weights that a few rows
-read in no time.
+For a single row MLX launches a kernel of its own, for more it asks cuBLAS, and asking takes longer than a small product does. A
+small model's step is nothing but such calls: on an H200, SmolLM2-135M's takes 5.2 ms with four rows that way, and 3.5 ms with
+each row multiplied by itself (`tests/bench/step.py`). Every row reads the weights again then, so this is for weights that a
+few rows read in no time.
 """
 
 from __future__ import annotations

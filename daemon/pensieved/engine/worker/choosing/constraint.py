@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher
     from numpy.typing import NDArray
 
-    from pensieved.engine.worker.sampling import Sampler
+    from pensieved.engine.worker.choosing.sampling import Sampler
 
 
 class Constraint:

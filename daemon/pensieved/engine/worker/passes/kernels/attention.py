@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from pensieved.engine.worker.kernels.device import on_cuda
+from pensieved.engine.worker.passes.kernels.device import on_cuda
 
 WARP = 32
 WARPS = 16

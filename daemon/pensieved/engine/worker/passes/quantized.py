@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx.nn.layers.quantized import QuantizedEmbedding, QuantizedLinear
 
-from pensieved.engine.worker.kernels import qmm
-from pensieved.engine.worker.kernels.device import on_cuda
+from pensieved.engine.worker.passes.kernels import qmm
+from pensieved.engine.worker.passes.kernels.device import on_cuda
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,8 @@ class MatrixEmbedding(QuantizedEmbedding):
 
 def see_matrices(model: Any) -> None:
     """Let all quantized layers of `model` do so; layers of another class stay as they are."""
+    if on_cuda():
+        qmm.works()  # before it is asked in the midst of a pass
     kinds: dict[type, type] = {QuantizedLinear: MatrixLinear, QuantizedEmbedding: MatrixEmbedding}
     for module in model.modules():
         if type(module) in kinds:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from pensieved.engine.worker.flat import Flat
-from pensieved.engine.worker.onepass import UnfitError
+from pensieved.engine.worker.passes.flat import Flat
+from pensieved.engine.worker.passes.onepass import UnfitError
 
 if TYPE_CHECKING:
-    from pensieved.engine.worker.shapes import Shapes
+    from pensieved.engine.worker.passes.shapes import Shapes
 
 ROUNDING = 0.1
 """Relative error of logits that half precision may explain; a mistake in structure gives about 1."""

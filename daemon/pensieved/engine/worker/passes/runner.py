@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pensieved.engine.worker.fitting import flat_for
-from pensieved.engine.worker.library import Library
-from pensieved.engine.worker.quantized import see_matrices
-from pensieved.engine.worker.vectors import see_vectors
+from pensieved.engine.worker.passes.fitting import flat_for
+from pensieved.engine.worker.passes.library import Library
+from pensieved.engine.worker.passes.quantized import see_matrices
+from pensieved.engine.worker.passes.vectors import see_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import mlx.core as mx
 
+    from pensieved.engine.worker.passes.shapes import Shapes
     from pensieved.engine.worker.running import Snapshot
-    from pensieved.engine.worker.shapes import Shapes
 
 
 class Runner(Protocol):

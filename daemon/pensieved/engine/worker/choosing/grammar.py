@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from pensieved.engine.worker.constraint import Constraint
+from pensieved.engine.worker.choosing.constraint import Constraint
 from pensieved.engine.worker.refusal import RefusedRequestError
 
 if TYPE_CHECKING:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from pensieved.engine.worker.onepass import Adapted, Decoding, Prompting, PromptingAt
-from pensieved.engine.worker.shelf import Cells, Shelf
-from pensieved.engine.worker.speculation.ahead import Verifier
-from pensieved.engine.worker.traces import Traces
+from pensieved.engine.worker.passes.ahead import Verifier
+from pensieved.engine.worker.passes.onepass import Adapted, Decoding, Prompting, PromptingAt
+from pensieved.engine.worker.passes.shelf import Cells, Shelf
+from pensieved.engine.worker.passes.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pensieved.engine.worker.passes.ahead import Draft
+    from pensieved.engine.worker.passes.shapes import Shapes
     from pensieved.engine.worker.running import Snapshot
-    from pensieved.engine.worker.shapes import Shapes
-    from pensieved.engine.worker.speculation.ahead import Draft
 
 MOST_TRACES = 256
 """Shapes of which the compiled step is kept."""

@@ -1,8 +1,8 @@
 """A few rows times 4-bit weights, for CUDA.
 
 MLX multiplies few rows by quantized weights one after the other there, and is bound by turning 4-bit numbers into
-floats: on an H200, a decode step of Phi-3-mini takes 3 ms with one row and 10 ms with four, though its weights are read
-in half a millisecond. Here every weight is unpacked once for all rows, and tensor cores do the rest.
+floats: on an H200, a decode step of Phi-3-mini takes 3 ms with one row and 10 ms with four (`tests/bench/step.py`), though its
+weights are read in half a millisecond. Here every weight is unpacked once for all rows, and tensor cores do the rest.
 
 The kernel: a block computes `TILES` times 16 outputs; its warps take groups of quantized weights in turn and are added up
 in the end. A 4-bit number q becomes a bfloat16 by setting bits: 0x4300 | q is 128 + q. What the 128 is too much is
@@ -19,8 +19,9 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+from mlx.nn.layers.quantized import QuantizedLinear
 
-from pensieved.engine.worker.kernels.device import on_cuda
+from pensieved.engine.worker.passes.kernels.device import on_cuda
 
 MOST_ROWS = 32
 """Beyond, it pays to unpack the weights into memory."""
@@ -30,6 +31,8 @@ EIGHT = 8
 """Rows of a tensor core's product."""
 WARPS, TILES = 8, 2
 """Warps of a block, and 16 outputs that each of them works on at once."""
+ROUNDING = 0.05
+"""Share of the largest output by which one may differ from MLX's."""
 _SPAN = 2 * GROUP  # inputs that a warp takes at once
 
 _HEADER = """
@@ -126,6 +129,7 @@ def suits(x: mx.array, layer: Any) -> bool:
     width = x.shape[-1]
     return (
         on_cuda()
+        and works()
         and (layer.bits, layer.group_size, layer.mode) == (BITS, GROUP, "affine")
         and x.size <= MOST_ROWS * width
         and width % _SPAN == 0
@@ -151,6 +155,20 @@ def multiply(x: mx.array, layer: Any) -> mx.array:
         output_dtypes=[x.dtype],
     )
     return out  # type: ignore[no-any-return]
+
+
+@cache
+def works() -> bool:
+    """Whether this GPU can do it: found out by trying, since not all know bfloat16. Not to be asked first while a pass is traced."""
+    layer = QuantizedLinear(_SPAN, 2 * EIGHT, bias=False, group_size=GROUP, bits=BITS)
+    layer.set_dtype(mx.bfloat16)
+    x = mx.sin(mx.arange(3 * _SPAN)).reshape(3, -1).astype(mx.bfloat16)
+    weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=GROUP, bits=BITS)
+    try:
+        wrong = mx.abs(multiply(x, layer) - x @ weight.T).max()
+        return bool((wrong < ROUNDING * mx.abs(x @ weight.T).max()).item())
+    except RuntimeError:  # it could not be compiled
+        return False
 
 
 @cache

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from pensieved.engine.worker.onepass import Decoding
-from pensieved.engine.worker.shelf import Cells
-from pensieved.engine.worker.traces import Traces
+from pensieved.engine.worker.passes.onepass import Decoding
+from pensieved.engine.worker.passes.shelf import Cells
+from pensieved.engine.worker.passes.traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pensieved.engine.worker.onepass import Adapted
-    from pensieved.engine.worker.shapes import Shapes
-    from pensieved.engine.worker.shelf import Shelf
+    from pensieved.engine.worker.passes.onepass import Adapted
+    from pensieved.engine.worker.passes.shapes import Shapes
+    from pensieved.engine.worker.passes.shelf import Shelf
 
 Draft = tuple[int, "Sequence[int]"]
 """A row's place in the pass, and the tokens drafted for it."""
