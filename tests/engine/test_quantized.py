@@ -39,3 +39,17 @@ def test_same_numbers_in_the_same_shape(monkeypatch, bits, mode, shape, unpacks)
     for one, other in zip(before, after, strict=True):
         assert one.shape == other.shape
         assert mx.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, None])
+def test_whether_a_gpu_knows_the_kernel_is_asked_before_any_pass_and_for_quantized_models_alone(
+    monkeypatch, bits
+):
+    asked = []
+    monkeypatch.setattr(quantized, "on_cuda", lambda: True)
+    monkeypatch.setattr(quantized.qmm, "works", lambda: asked.append(1))
+    model = nn.Sequential(nn.Linear(64, 64))
+    if bits:
+        nn.quantize(model, bits=bits)
+    see_matrices(model)
+    assert len(asked) == bool(bits)

@@ -41,12 +41,12 @@ class MatrixEmbedding(QuantizedEmbedding):
 
 def see_matrices(model: Any) -> None:
     """Let all quantized layers of `model` do so; layers of another class stay as they are."""
-    if on_cuda():
-        qmm.works()  # before it is asked in the midst of a pass
     kinds: dict[type, type] = {QuantizedLinear: MatrixLinear, QuantizedEmbedding: MatrixEmbedding}
-    for module in model.modules():
-        if type(module) in kinds:
-            module.__class__ = kinds[type(module)]
+    quantized = [module for module in model.modules() if type(module) in kinds]
+    if quantized and on_cuda():
+        qmm.works()  # before it is asked in the midst of a pass
+    for module in quantized:
+        module.__class__ = kinds[type(module)]
 
 
 def _product(x: mx.array, layer: Any, plain: Callable[[mx.array], mx.array]) -> mx.array:
