@@ -129,6 +129,7 @@ class WarmUp:
             self.warm = True
 
     def _further(self) -> Iterator[None]:
+        # Not asked for before they are due: how much memory there is, the batch is told later than this is made.
         yield from self._batch.further_passes()
 
     def _first(self) -> Iterator[None]:

@@ -239,7 +239,7 @@ class Flat:
                 prompt.cells.stretch(reach)
             fixed = not self._shapes.padded or reach == length
             shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
-            ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows])
+            ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows], dtype=mx.uint32)
             positions = mx.array(list(range(prompt.done, prompt.done + length)), dtype=mx.int32)
             chunks.append((ids, positions, prompt.cells.keys, prompt.cells.values))
             prompt.done += max(map(len, rows))
@@ -268,7 +268,7 @@ class Flat:
         prompts, ids, places = [], [] if tokens is None else [tokens], list(offsets)
         for shape, (rows, positions, keys, values) in zip(shapes, chunks, strict=True):
             prompts.append(shape.part(Cells(list(keys), list(values)), positions))
-            ids.append(rows.reshape(-1).astype(mx.uint32))
+            ids.append(rows.reshape(-1))
             places.append(mx.broadcast_to(positions, rows.shape).reshape(-1))
         width = sum(shelf.rows for shelf in shelves)
         logits = self._adapted.forward(

@@ -61,13 +61,15 @@ class Cells:
             make: returns the array of a side and a layer.
         """
         pending: list[mx.array] = []
+        size = 0
         for side, arrays in enumerate(self.sides):
             for layer in range(len(arrays)):
                 arrays[layer] = make(side, layer)
                 pending.append(arrays[layer])
-                if sum(array.nbytes for array in pending) >= AT_ONCE:
+                size += arrays[layer].nbytes
+                if size >= AT_ONCE:
                     mx.eval(pending)
-                    pending = []
+                    pending, size = [], 0
 
     def put(self, row: int, other: Cells, source: int, length: int) -> None:
         """Copy the first `length` positions of a row of `other` over those of `row`."""
