@@ -2,8 +2,9 @@
 
 import pytest
 
-from pensieved.engine.worker.pace import PATIENCE, SMALLEST, UNNOTICED, Pace
+from pensieved.engine.worker.pace import PATIENCE, SMALLEST, Pace
 from pensieved.engine.worker.passes.shapes import CHUNKS, CPU, CUDA
+from pensieved.engine.worker.slices import LEAST, SlicedPace
 
 
 def drive(pace, plain, each, *, fixed=0.0, steps=60, rows=8, noise=None):
@@ -60,16 +61,57 @@ def test_where_even_a_short_chunk_is_dear_it_stays_short():
     assert max(took) <= plain + 1.6 * SMALLEST * each
 
 
-def test_where_even_a_short_chunk_is_dear_a_step_may_take_as_long_as_nobody_notices():
-    pace = Pace(2048, 2048, 64)
+def sliced(whole=0.04):
+    """A pace that has seen chunks of several lengths, the longest of which take `whole` more than a step of 4 ms."""
+    pace = SlicedPace(2048, 2048, 64)
     for tokens in (64, 128, 256, 512, 1024, 2048):
         pace.trying = tokens
         for _ in range(4):
             pace.took(0.004, 8, 0)
         for _ in range(4):
-            pace.took(0.004 + 0.01 + 5e-5 * tokens, 8, tokens)
+            pace.took(0.004 + whole * tokens / 2048, 8, tokens)
     pace.trying = None
-    assert 0.01 + 5e-5 * pace.budget(8) == pytest.approx(UNNOTICED, rel=0.02)
+    return pace
+
+
+def test_as_much_of_a_chunk_goes_along_as_readers_bear():
+    pace = sliced()
+    assert pace.budget(8) == 2048
+    bearable = (PATIENCE - 1) * 9 / 8 * 0.004
+    assert pace.share(8, 1, 2048) * 0.04 == pytest.approx(bearable, rel=0.01)
+    assert pace.share(8, 1, 512) * 0.01 == pytest.approx(bearable, rel=0.01)
+    assert pace.share(8, 1, 64) == pace.share(0, 1, 2048) == 1
+    assert pace.share(8, 24, 2048) > pace.share(8, 1, 2048)
+
+
+def test_before_anything_is_known_a_chunk_is_short_and_goes_along_whole():
+    pace = SlicedPace(2048, 2048, 64)
+    assert (pace.budget(8), pace.share(8, 1, 64)) == (64, 1)
+    assert pace.budget(0) == 2048
+
+
+def test_parts_follow_a_context_that_makes_them_dearer():
+    pace = sliced()
+    for _ in range(60):
+        share = pace.share(8, 1, 2048)
+        pace.took(0.004 + 0.05 * share, 8, 2048, share)
+    assert share * 0.05 == pytest.approx((PATIENCE - 1) * 9 / 8 * 0.004, rel=0.05)
+
+
+def test_parts_are_not_misjudged_where_every_second_step_waits_for_two():
+    pace = sliced()
+    for number in range(60):
+        share = pace.share(8, 1, 2048)
+        pace.took(0.004 + (2 * 0.04 * share if number % 2 else 0), 8, 2048, share)
+        assert 0.8 < share / sliced().share(8, 1, 2048) < 1.25
+
+
+def test_parts_do_not_vanish_where_smaller_ones_make_nothing_faster():
+    pace = sliced()
+    for _ in range(60):
+        share = pace.share(8, 1, 2048)
+        pace.took(0.03, 8, 2048, share)
+    assert share == LEAST
 
 
 def test_the_more_wait_for_each_who_reads_the_longer_a_step_may_take():

@@ -17,6 +17,7 @@ from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.passes.library import Library
 from pensieved.engine.worker.passes.quantized import MatrixLinear
 from pensieved.engine.worker.passes.shapes import CPU, CUDA, METAL
+from pensieved.engine.worker.slices import SlicedPace
 from support.architectures import OTHERS, PLAIN, VOCABULARY, model_of
 
 LENGTHS = (1, 5, 40, 90, 17, 40, 200, 3)
@@ -413,3 +414,70 @@ def test_a_cpu_is_warm_though_somebody_asks(llama):
     warm_up = warming.WarmUp(batch_of(llama), mx.default_device())
     warm_up.leave_off()
     assert warm_up.warm
+
+
+def spread(monkeypatch, model, policy, parts):
+    """A batch whose chunks are spread over so many steps of those who decode."""
+    monkeypatch.setattr(SlicedPace, "share", lambda *_: 1 / parts)
+    batch = batch_of(model, policy)
+    batch._pace._plain[1] = 1.0  # some step was seen
+    return batch
+
+
+def begun(batch, prompt, tokens):
+    """A request that decodes."""
+    batch.insert(Submit(100, tuple(prompt), tokens, ()))
+    while not any(output.request == 100 for output in batch.step()):
+        pass
+
+
+@pytest.mark.parametrize("parts", [1, 3, 8])
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_chunk_in_parts_gives_the_same_while_others_go_on(monkeypatch, kind, parts):
+    model = model_of(kind)
+    long, *wanted = prompts([300, 5, 60])
+    batch = spread(monkeypatch, model, replace(CUDA, compiled=False), parts)
+    first, last = {}, {}
+    begun(batch, wanted[0], 60)
+    for number, prompt in enumerate((long, wanted[1])):
+        batch.insert(Submit(number, tuple(prompt), TOKENS, ()))
+    answers, steps = {}, 0
+    while len(batch):
+        steps += 1
+        for output in batch.step():
+            answers.setdefault(output.request, []).extend(output.tokens)
+            first.setdefault(output.request, steps)
+            last[output.request] = steps
+    assert [answers[0], answers[1]] == expected(model, [long, wanted[1]], TOKENS)
+    assert first[0] > parts
+    assert len(answers[100]) == last[100] == 59  # one with each step
+
+
+def test_a_chunk_in_parts_is_computed_at_once_when_nobody_decodes_any_more(monkeypatch, llama):
+    long, short = prompts([300, 5])
+    batch = spread(monkeypatch, llama, replace(CUDA, compiled=False), 16)
+    begun(batch, short, 5)
+    batch.insert(Submit(0, tuple(long), TOKENS, ()))
+    batch.step()
+    assert batch._slices
+    batch.remove(100)
+    answers = []
+    while len(batch):
+        answers += [token for output in batch.step() for token in output.tokens]
+    assert [answers] == expected(llama, [long], TOKENS)
+
+
+def test_a_chunk_in_parts_for_which_nobody_waits_any_more_is_forgotten(monkeypatch, llama):
+    long, short = prompts([300, 5])
+    batch = spread(monkeypatch, llama, replace(CUDA, compiled=False), 16)
+    begun(batch, short, 40)
+    batch.insert(Submit(0, tuple(long), TOKENS, ()))
+    batch.step()
+    batch.remove(0)
+    batch.step()
+    assert batch._slices is None
+    batch.insert(Submit(1, tuple(long), TOKENS, ()))
+    answers = []
+    while len(batch):
+        answers += [token for output in batch.step() if output.request == 1 for token in output.tokens]
+    assert [answers] == expected(llama, [long], TOKENS)

@@ -24,6 +24,7 @@ from pensieved.engine.worker.pace import SMALLEST, Pace
 from pensieved.engine.worker.passes.runner import runner_for
 from pensieved.engine.worker.passes.shapes import shapes_for
 from pensieved.engine.worker.prefill import Group, Keeper, Prefill
+from pensieved.engine.worker.slices import SlicedPace, Slices
 from pensieved.engine.worker.speculation.turn import speculation_for
 
 if TYPE_CHECKING:
@@ -91,9 +92,12 @@ class Batch:
         )
         self._idle_chunk = shapes.idle_chunks * prefill_chunk
         self._busy_chunk = shapes.busy_chunks * prefill_chunk
-        self._pace = Pace(self._busy_chunk, self._idle_chunk, max(SMALLEST, shapes.chunk(1)))
+        smallest = max(SMALLEST, shapes.chunk(1))
+        pace = SlicedPace if shapes.apart else Pace
+        self._pace = pace(self._busy_chunk, self._idle_chunk, smallest)
         self._prefill = Prefill(self._runner, shapes, keeper)
         self._decoder = Decoder()
+        self._slices: Slices | None = None
         self._rows: dict[int, Running] = {}
         self._on_begin = on_begin
         self._refusals: list[Refused] = []
@@ -233,20 +237,21 @@ class Batch:
         decoder = self._decoder
         self._settle()
         decoding = len(decoder.rows)
-        planned = self._prefill.plan(self._budget(decoding))
-        if not planned and self._speculation is not None and self._speculation.promises(decoder):
+        planned = [] if self._slices else self._prefill.plan(self._budget(decoding))
+        prompts = bool(planned or self._slices)
+        if not prompts and self._speculation is not None and self._speculation.promises(decoder):
             outputs, passed = self._speculation.turn(decoder)
             self._keep_answers(outputs, passed=passed)
             self._time(0, 0)  # other than what `pace` compares
             return outputs
-        passing = bool(planned) or not decoder.idle
-        chosen = self._run(planned) if passing else None
+        passing = prompts or not decoder.idle
+        chosen, tokens, share = self._run(planned) if passing else (None, 0, 1.0)
         outputs = decoder.read(chosen)
         self._keep_answers(outputs, passed=passing)
         if self._speculation is not None:
-            self._speculation.watch(decoder, passed=passing, prompts=bool(planned))
+            self._speculation.watch(decoder, passed=passing, prompts=prompts)
         if passing:
-            self._time(decoding, sum(len(group.rows) * length for group, length in planned))
+            self._time(decoding, tokens, share)
         else:
             self._pace.rest()
         return outputs
@@ -255,24 +260,42 @@ class Batch:
         """Prompt tokens that go along with a step of so many rows."""
         return self._pace.budget(decoding, len(self._prefill))
 
-    def _run(self, planned: Sequence[tuple[Group, int]]) -> tuple[mx.array, dict[int, mx.array]] | None:
-        """Set off a pass; what it chooses, where anybody decodes."""
+    def _run(
+        self, planned: Sequence[tuple[Group, int]]
+    ) -> tuple[tuple[mx.array, dict[int, mx.array]] | None, int, float]:
+        """Set off a pass; what it chooses, where anybody decodes, and which share of how many prompt tokens it computes."""
         decoder = self._decoder
         work = [(group.prompt, group.chunk(length)) for group, length in planned]
         tokens = decoder.inputs if decoder.rows else None
-        logits, rest = self._runner.run(tokens, work)
+        logits, (rest, *layers) = self._runner.run(tokens, work)
         chosen = None if logits is None else decoder.choose(logits)
+        if planned:
+            self._slices = Slices(planned, layers)
+        slices, share = self._slices, 1.0
+        part: list[Sequence[mx.array]] = []
+        if slices is not None:
+            part, share = slices.take(self._share(slices) if chosen is not None else 1.0)
         if chosen is None:
-            mx.eval(rest)
+            mx.eval(rest, part)
         else:
             if self._shapes.apart:  # two passes computed at once would be launched layer by layer, in turns
                 mx.async_eval(chosen)  # type: ignore[no-untyped-call]
-            mx.async_eval(chosen, rest)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
-        self._prefill.went(planned)
-        return chosen
+            mx.async_eval(chosen, rest, part)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+        if slices is None:
+            return chosen, 0, share
+        if not slices:
+            self._prefill.went(slices.planned)
+            self._slices = None
+        return chosen, slices.tokens, share
+
+    def _share(self, slices: Slices) -> float:
+        """Part of a chunk of prompts that those who decode can bear."""
+        return self._pace.share(len(self._decoder.rows), len(self._prefill), slices.tokens)
 
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""
+        if self._slices is not None and self._slices.in_vain:
+            self._slices = None
         decoding = sum(not row.gone for row in self._decoder.rows)
         self._prefill.admit(self.max_concurrent - decoding, self._budget(decoding))
         groups = self._prefill.finished()
@@ -305,9 +328,9 @@ class Batch:
         length = len(row.prompt) + len(row.answer) - (0 if passed else 1)
         self._keeper.keep(row, length, partial(self._runner.snapshot, place))
 
-    def _time(self, decoding: int, prompt_tokens: int) -> None:
+    def _time(self, decoding: int, prompt_tokens: int, share: float = 1.0) -> None:
         now = time.perf_counter()
-        self._pace.took(now - self._seen, decoding, prompt_tokens)
+        self._pace.took(now - self._seen, decoding, prompt_tokens, share)
         self._seen = now
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEANINGS == 0:

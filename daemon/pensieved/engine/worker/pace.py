@@ -26,11 +26,8 @@ HICCUP = 2.0
 """Factor beyond which a measurement counts no more: one step that took a second says nothing of the next."""
 STRIDE = 2
 """Factor by which a chunk may be longer than any that was measured."""
-UNNOTICED = 0.05
-"""Seconds that a chunk may add where even the least one adds more than that bound: nobody reads 20 tokens a second, and larger
-chunks hold readers up for less time altogether."""
 HARDLY = 1.25
-"""One that costs this much more than the least one is no worse to them in any case."""
+"""Where the least chunk costs more than readers bear, one that costs this much more than it is no worse to them."""
 OPTIMISM = 0.998
 """What the costs of longer chunks than the one at hand fall to at each step, so that they are tried again one day."""
 
@@ -41,6 +38,16 @@ class _Cost:
 
     tokens: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was seen of one; see `Pace.took`."""
+
+    seconds: float
+    rows: int
+    tokens: int
+    share: float
 
 
 class Pace:
@@ -63,50 +70,59 @@ class Pace:
         self._plain: dict[int, float] = {}  # rows that decode → seconds of a step
         self._costs: dict[int, _Cost] = {}  # by the binary logarithm of the tokens
         self._least: float | None = None  # what the smallest chunk adds
-        self._last: tuple[int, int] | None = None  # rows and prompt tokens of the previous step
+        self._last: Step | None = None
 
     def budget(self, rows: int, waiting: int = 1) -> int:
         """Prompt tokens for a step in which `rows` requests decode and `waiting` prompts are not computed yet."""
         if not rows:
             return self._idle_chunk
-        plain = self._plain_of(rows)
-        patience = (PATIENCE - 1) * (1 + min(MAJORITY, waiting / rows))
-        bearable = self._smallest if plain is None else self._most(patience * plain)
+        bound = self._bound(rows, waiting)
+        bearable = self._smallest if bound is None else self._most(bound)
         return self.trying or int(max(self._smallest, min(bearable, self._chunk)))
 
-    def took(self, seconds: float, rows: int, tokens: int) -> None:
-        """Learn from a step of `rows` decoding rows and `tokens` of prompts."""
-        last, self._last = self._last, (rows, tokens)
-        if last is None or not rows or last[0] != rows:
+    def share(self, rows: int, waiting: int, tokens: int) -> float:  # noqa: ARG002  # others have reason to ask
+        """The part of the pass for a chunk of so many tokens that goes along with a step: all of it."""
+        return 1.0
+
+    def took(self, seconds: float, rows: int, tokens: int, share: float = 1.0) -> None:
+        """Learn from a step of `rows` decoding rows and that share of a chunk of `tokens` of prompts."""
+        last, self._last = self._last, Step(seconds, rows, tokens, share)
+        if last is None or not rows or last.rows != rows:
             return
-        if not tokens and not last[1]:
-            self._plain[rows] = _mixed(self._plain.get(rows), seconds)
-        elif tokens and last[1]:
-            self._learn(seconds, rows, (tokens + last[1]) / 2)
+        if not tokens and not last.tokens:
+            self._plain[rows] = mixed(self._plain.get(rows), seconds)
+        elif tokens and last.tokens and (plain := self._plain_of(rows)) is not None:
+            self._learn(last, self._last, plain)
 
     def rest(self) -> None:
         """Nothing ran for a while: the next step has no previous one."""
         self._last = None
 
-    def _learn(self, seconds: float, rows: int, tokens: float) -> None:
+    def _bound(self, rows: int, waiting: int) -> float | None:
+        """Seconds that prompts may add to a step; None while it is not known what one takes."""
         plain = self._plain_of(rows)
         if plain is None:
-            return
-        more, size = max(0.0, seconds - plain), int(tokens).bit_length()
+            return None
+        return plain * (PATIENCE - 1) * (1 + min(MAJORITY, waiting / rows))
+
+    def _learn(self, last: Step, step: Step, plain: float) -> None:
+        """Learn from two steps in a row that brought prompt tokens, where one that brings none takes `plain` seconds."""
+        more = max(0.0, step.seconds - plain)
+        tokens = (last.tokens + step.tokens) / 2
+        size = int(tokens).bit_length()
         if tokens <= self._smallest:
-            self._least = _mixed(self._least, more)
+            self._least = mixed(self._least, more)
         known = self._costs.setdefault(size, _Cost(tokens, more))
         before = known.seconds * tokens / known.tokens
-        known.tokens, known.seconds = tokens, _mixed(before, more)
+        known.tokens, known.seconds = tokens, mixed(before, more)
         dearer = known.seconds / before if before else 1.0
         for other, cost in self._costs.items():
             if other > size:  # a context that made this chunk dearer makes longer ones dearer, too
                 cost.seconds *= dearer * OPTIMISM
 
     def _most(self, bound: float) -> float:
-        """Tokens of a chunk that adds `bound` seconds, or as many as are no worse to readers."""
-        if self._least is not None:
-            bound = max(bound, HARDLY * self._least, UNNOTICED if self._least > bound else 0.0)
+        """Tokens of a chunk that adds `bound` seconds, or hardly more than the least one does."""
+        bound = max(bound, HARDLY * (self._least or 0.0))
         tokens = seconds = 0.0
         for _, cost in sorted(self._costs.items()):
             if cost.seconds > bound:
@@ -123,7 +139,8 @@ class Pace:
         return self._plain[min(self._plain, key=lambda known: abs(known - rows))]
 
 
-def _mixed(known: float | None, seen: float) -> float:
+def mixed(known: float | None, seen: float) -> float:
+    """A running average that falls sooner than it rises."""
     if known is None:
         return seen
     seen = min(seen, HICCUP * known) if known else seen

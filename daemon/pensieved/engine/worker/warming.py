@@ -224,7 +224,8 @@ def _later_chunks(
 ) -> Iterator[None]:
     """A chunk of each length behind as many tokens as make a difference."""
     for length in lengths if shapes.padded else []:
-        known = {shapes.reach(before + length): before for before in range(length, up_to, length)}
+        places = (before for before in range(length, up_to, length) if shapes.chunk(length, before) == length)
+        known = {shapes.reach(before + length): before for before in places}
         for reach, before in known.items():
             if above < reach <= up_to:
                 prompt = runner.open([before + length])

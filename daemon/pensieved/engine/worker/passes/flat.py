@@ -93,7 +93,7 @@ class Flat:
 
     def run(
         self, tokens: mx.array | None, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
-    ) -> tuple[mx.array | None, list[mx.array]]:
+    ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """The next token of every decoding row, and chunks of prompts: in one pass, or each apart (see `shapes`).
 
         Args:
@@ -101,18 +101,19 @@ class Flat:
             work: for each group, the next ids of each of its rows; rows that have no more bring fewer.
 
         Returns:
-            The logits, (width, vocabulary), and what must be evaluated besides them.
+            The logits, (width, vocabulary), and what must be evaluated besides them: that of decoding rows, then each layer
+            of each chunk.
         """
         if not self._shapes.apart:
             return self._run(tokens, work)
-        logits, rest = self._run(tokens, []) if tokens is not None else (None, [])
+        logits, rest = self._run(tokens, []) if tokens is not None else (None, [[]])
         for each in work:
-            rest += self._run(None, [each])[1]
+            rest += self._run(None, [each])[1][1:]
         return logits, rest
 
     def _run(
         self, tokens: mx.array | None, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
-    ) -> tuple[mx.array | None, list[mx.array]]:
+    ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """One pass."""
         shelves = self._shelves if tokens is not None else []
         for shelf in shelves:
@@ -133,8 +134,8 @@ class Flat:
             shelf.advance()
         for (prompt, _), (keys, values) in zip(work, prompts, strict=True):
             prompt.cells = Cells(keys, values)
-        rest = [shelf.offsets for shelf in shelves]
-        rest += [array for prompt, _ in work for array in prompt.cells.arrays]
+        rest = [[shelf.offsets for shelf in shelves]]
+        rest += [layer for prompt, _ in work for layer in prompt.cells.layers]
         return (logits[0] if logits else None), rest
 
     @staticmethod
@@ -233,7 +234,7 @@ class Flat:
         """The shapes of chunks of prompts, and their arrays: ids, positions, keys and values."""
         shapes, chunks = [], []
         for prompt, rows in work:
-            length = self._shapes.chunk(max(map(len, rows)))
+            length = self._shapes.chunk(max(map(len, rows)), prompt.done)
             reach = self._shapes.reach(prompt.done + length)
             if prompt.cells.capacity < reach:
                 prompt.cells.stretch(reach)

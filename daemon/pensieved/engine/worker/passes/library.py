@@ -56,15 +56,15 @@ class Library:
 
     def run(
         self, tokens: mx.array | None, work: Sequence[tuple[LibraryPrompt, Sequence[Sequence[int]]]]
-    ) -> tuple[mx.array | None, list[mx.array]]:
+    ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """See `Flat.run`; the rows of a group bring equally many ids."""
         logits = None
         if tokens is not None:
             logits = self._model(tokens[:, None], cache=self._caches)[:, -1]
-        rest = []
+        rest: list[list[mx.array]] = [[]]
         for prompt, chunk in work:
             self._model(mx.array([list(row) for row in chunk]), cache=prompt.caches)
-            rest += _arrays(prompt.caches)
+            rest += [_arrays(layer) for layer in prompt.caches]
         return logits, rest
 
     def arrange(self, keep: Sequence[int], coming: Sequence[tuple[LibraryPrompt, int, int]]) -> list[int]:
@@ -115,6 +115,6 @@ def _from(layer: Any, start: int) -> Any:
     return layer
 
 
-def _arrays(caches: Sequence[Any]) -> list[mx.array]:
-    leaves: Any = tree_flatten([layer.state for layer in caches])
+def _arrays(layer: Any) -> list[mx.array]:
+    leaves: Any = tree_flatten([layer.state])
     return [leaf for _, leaf in leaves if isinstance(leaf, mx.array)]

@@ -31,7 +31,7 @@ class Runner(Protocol):
 
     def run(
         self, tokens: mx.array | None, work: Sequence[tuple[Any, Sequence[Sequence[int]]]]
-    ) -> tuple[mx.array | None, list[mx.array]]:
+    ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """See `Flat.run`."""
 
     def arrange(self, keep: Sequence[int], coming: Sequence[tuple[Any, int, int]]) -> list[int]:

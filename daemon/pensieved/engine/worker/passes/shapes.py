@@ -23,6 +23,9 @@ CHUNKS = (64, 128, 256, 512, 1024, 2048)
 """Lengths of a padded chunk of prefill. A GPU hardly computes fewer tokens in less time."""
 SHORT = 256
 """Tokens up to which any padding is cheaper than another pass."""
+FAR = 1024
+"""Positions beyond which a padded chunk is at least `SHORT` tokens long: attention weighs little less for a shorter one there,
+and each plan of one takes 12 MB."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,12 @@ class Shapes:
         step = max(self.finest, (1 << tokens.bit_length() >> 1) // SIXTEENTH)
         return -(-tokens // step) * step
 
-    def chunk(self, tokens: int) -> int:
-        """Length to which a chunk of `tokens` is padded."""
+    def chunk(self, tokens: int, known: int = 0) -> int:
+        """Length to which a chunk of `tokens` behind `known` is padded."""
         if not self.padded:
             return tokens
-        return next((length for length in CHUNKS if length >= tokens), tokens)
+        length = next((length for length in CHUNKS if length >= tokens), tokens)
+        return max(length, SHORT) if self.reach(known + length) > FAR else length
 
     def take(self, left: int, room: int) -> int:
         """How many of `left` tokens to compute where there is room for `room`; at least one.

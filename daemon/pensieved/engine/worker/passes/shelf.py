@@ -50,6 +50,11 @@ class Cells:
         """Everything, to be evaluated."""
         return [*self.keys, *self.values]
 
+    @property
+    def layers(self) -> list[list[mx.array]]:
+        """The same by layers."""
+        return [list(layer) for layer in zip(self.keys, self.values, strict=True)]
+
     def stretch(self, capacity: int) -> None:
         """Have room for more tokens in each row."""
         self.remake(lambda side, layer: _with_room(self.sides[side][layer], capacity))
@@ -60,6 +65,7 @@ class Cells:
         Args:
             make: returns the array of a side and a layer.
         """
+        ahead: list[mx.array] = []  # what the device works at while the next are prepared
         pending: list[mx.array] = []
         size = 0
         for side, arrays in enumerate(self.sides):
@@ -68,8 +74,9 @@ class Cells:
                 pending.append(arrays[layer])
                 size += arrays[layer].nbytes
                 if size >= AT_ONCE:
-                    mx.eval(pending)
-                    pending, size = [], 0
+                    mx.async_eval(pending)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+                    mx.eval(ahead)
+                    ahead, pending, size = pending, [], 0
 
     def put(self, row: int, other: Cells, source: int, length: int) -> None:
         """Copy the first `length` positions of a row of `other` over those of `row`."""
