@@ -61,7 +61,7 @@ def test_where_even_a_short_chunk_is_dear_it_stays_short():
     assert max(took) <= plain + 1.6 * SMALLEST * each
 
 
-def sliced(whole=0.04):
+def sliced(whole=0.02):
     """A pace that has seen chunks of several lengths, the longest of which take `whole` more than a step of 4 ms."""
     pace = SlicedPace(2048, 2048, 64)
     for tokens in (64, 128, 256, 512, 1024, 2048):
@@ -78,9 +78,9 @@ def test_as_much_of_a_chunk_goes_along_as_readers_bear():
     pace = sliced()
     assert pace.budget(8) == 2048
     bearable = (PATIENCE - 1) * 9 / 8 * 0.004
-    assert pace.share(8, 1, 2048) * 0.04 == pytest.approx(bearable, rel=0.01)
-    assert pace.share(8, 1, 512) * 0.01 == pytest.approx(bearable, rel=0.01)
-    assert pace.share(8, 1, 64) == pace.share(0, 1, 2048) == 1
+    assert pace.share(8, 1, 2048) * 0.02 == pytest.approx(bearable, rel=0.01)
+    assert pace.share(8, 1, 1024) * 0.01 == pytest.approx(bearable, rel=0.01)
+    assert pace.share(8, 1, 512) == pace.share(0, 1, 2048) == 1
     assert pace.share(8, 24, 2048) > pace.share(8, 1, 2048)
 
 
@@ -94,15 +94,15 @@ def test_parts_follow_a_context_that_makes_them_dearer():
     pace = sliced()
     for _ in range(60):
         share = pace.share(8, 1, 2048)
-        pace.took(0.004 + 0.05 * share, 8, 2048, share)
-    assert share * 0.05 == pytest.approx((PATIENCE - 1) * 9 / 8 * 0.004, rel=0.05)
+        pace.took(0.004 + 0.028 * share, 8, 2048, share)
+    assert share * 0.028 == pytest.approx((PATIENCE - 1) * 9 / 8 * 0.004, rel=0.05)
 
 
 def test_parts_are_not_misjudged_where_every_second_step_waits_for_two():
     pace = sliced()
     for number in range(60):
         share = pace.share(8, 1, 2048)
-        pace.took(0.004 + (2 * 0.04 * share if number % 2 else 0), 8, 2048, share)
+        pace.took(0.004 + (2 * 0.02 * share if number % 2 else 0), 8, 2048, share)
         assert 0.8 < share / sliced().share(8, 1, 2048) < 1.25
 
 

@@ -182,6 +182,24 @@ def test_nothing_is_computed_behind_a_last_token_that_is_known_to_be_the_last(ll
     assert passes == [(False, True), (True, False), (True, False)]
 
 
+@pytest.mark.parametrize(("policy", "late"), [(CPU, 0), (METAL, 1)])
+def test_on_a_cpu_a_token_does_not_wait_for_the_pass_behind_it(llama, policy, late):
+    batch = batch_of(llama, replace(policy, compiled=False))
+    submit(batch, 1, prompts([20])[0], tokens=3)
+    produced = []
+    while len(batch):
+        produced.append(sum(len(output.tokens) for output in batch.step()))
+    assert produced == [0, *[0] * late, 1, 1, 1]
+
+
+def test_tokens_of_a_request_that_is_alone_again_come_in_order(llama):
+    one, other = prompts([20, 30])
+    batch = batch_of(llama)
+    submit(batch, 1, one, tokens=30)
+    submit(batch, 2, other, tokens=5)
+    assert run(batch) == {1: expected(llama, [one], 30)[0], 2: expected(llama, [other], 5)[0]}
+
+
 def test_finishes(llama):
     (prompt,) = prompts([20])
     ((*tokens,),) = expected(llama, [prompt], 10)

@@ -96,7 +96,7 @@ class Batch:
         pace = SlicedPace if shapes.apart else Pace
         self._pace = pace(self._busy_chunk, self._idle_chunk, smallest)
         self._prefill = Prefill(self._runner, shapes, keeper)
-        self._decoder = Decoder()
+        self._decoder = Decoder(shapes.ahead)
         self._slices: Slices | None = None
         self._rows: dict[int, Running] = {}
         self._on_begin = on_begin
@@ -223,7 +223,7 @@ class Batch:
         row = self._rows.pop(request, None)
         if row is not None and not row.gone:
             with mx.stream(self._stream):
-                self._keep(row, passed=True)
+                self._keep(row)
             row.gone = True
         if row is not None and not self._rows:  # nothing will step: give the memory back now
             with mx.stream(self._stream):
@@ -240,14 +240,14 @@ class Batch:
         planned = [] if self._slices else self._prefill.plan(self._budget(decoding))
         prompts = bool(planned or self._slices)
         if not prompts and self._speculation is not None and self._speculation.promises(decoder):
-            outputs, passed = self._speculation.turn(decoder)
-            self._keep_answers(outputs, passed=passed)
+            outputs = self._speculation.turn(decoder)
+            self._keep_answers(outputs)
             self._time(0, 0)  # other than what `pace` compares
             return outputs
         passing = prompts or not decoder.idle
         chosen, tokens, share = self._run(planned) if passing else (None, 0, 1.0)
-        outputs = decoder.read(chosen)
-        self._keep_answers(outputs, passed=passing)
+        outputs = decoder.exchange(chosen)
+        self._keep_answers(outputs)
         if self._speculation is not None:
             self._speculation.watch(decoder, passed=passing, prompts=prompts)
         if passing:
@@ -314,18 +314,18 @@ class Batch:
         )
         decoder.rearranged([row for _, _, row in coming], places, self._runner.width)
 
-    def _keep_answers(self, outputs: Sequence[Output], *, passed: bool) -> None:
+    def _keep_answers(self, outputs: Sequence[Output]) -> None:
         """Show rows that ended to the prompt cache."""
         for output in outputs:
             if output.finish is not None:
-                self._keep(self._rows[output.request], passed=passed)
+                self._keep(self._rows[output.request])
 
-    def _keep(self, row: Running, *, passed: bool) -> None:
-        """Show a row that leaves to the prompt cache. A pass behind its last token has that token in the cache too."""
+    def _keep(self, row: Running) -> None:
+        """Show a row that leaves to the prompt cache. Where a pass followed its last token, that is in the cache too."""
         if self._keeper is None or not self._keeper.is_open or row.fresh:
             return
         place = self._decoder.places[self._decoder.rows.index(row)]
-        length = len(row.prompt) + len(row.answer) - (0 if passed else 1)
+        length = len(row.prompt) + len(row.answer) - (0 if self._decoder.unread else 1)
         self._keeper.keep(row, length, partial(self._runner.snapshot, place))
 
     def _time(self, decoding: int, prompt_tokens: int, share: float = 1.0) -> None:

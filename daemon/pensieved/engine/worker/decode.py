@@ -1,7 +1,9 @@
-"""The requests that decode: one token each a step, one step ahead of what was read.
+"""The requests that decode: one token each a step.
 
-While the device computes a step, the tokens of the one before are read: they are the inputs of the step in flight, so
-reading them waits for nothing that was set off now. A request that ends is computed once too often, and forgotten.
+That is one step ahead of what was read: while the device computes a step, the tokens of the one before are read. They are
+the inputs of the step in flight, so reading them waits for nothing that was set off now. A request that ends is computed
+once too often, and forgotten. Not so for a single request on a CPU: MLX returns there when a pass is all but computed, and
+what little runs meanwhile is not worth waiting for another pass with each token.
 """
 
 from __future__ import annotations
@@ -23,11 +25,20 @@ if TYPE_CHECKING:
 
 
 class Decoder:
-    """Which requests decode, where their rows are, and which tokens are on their way."""
+    """Which requests decode, where their rows are, and which tokens are on their way.
 
-    def __init__(self) -> None:
+    Args:
+        ahead: fewest rows with which another pass is set off before the tokens of one are read.
+
+    Attributes:
+        unread: whether tokens are on their way: those of a pass that followed the last ones read.
+    """
+
+    def __init__(self, ahead: int = 1) -> None:
         self.rows: list[Running] = []
         self.places: list[int] = []
+        self.unread = False
+        self._ahead = ahead
         self._tokens = mx.zeros((0,), dtype=mx.uint32)  # inputs of the next pass
         self._logprobs: dict[int, mx.array] = {}  # by request: those that the tokens were chosen by
         self._chooser = Chooser([], [], 0)
@@ -35,7 +46,7 @@ class Decoder:
     @property
     def idle(self) -> bool:
         """Whether another pass would produce nothing: every token on its way is its request's last."""
-        return all(row.gone or row.ends_next for row in self.rows)
+        return all(row.gone or (self.unread and row.ends_next) for row in self.rows)
 
     @property
     def inputs(self) -> mx.array:
@@ -62,8 +73,26 @@ class Decoder:
         """The tokens that follow the pass of `inputs`; see `Chooser.choose`."""
         return self._chooser.choose(logits, self._tokens)
 
-    def read(self, chosen: tuple[mx.array, dict[int, mx.array]] | None) -> list[Output]:
-        """The tokens on their way, to be sent; `chosen` are on their way from now on, if a pass was run."""
+    def exchange(self, chosen: tuple[mx.array, dict[int, mx.array]] | None) -> list[Output]:
+        """The tokens to be sent now that those are on their way which a pass chose, if one was run."""
+        outputs = self.read()
+        if chosen is not None:
+            self.took(chosen)
+        return self.and_those_at_once(outputs)
+
+    def and_those_at_once(self, outputs: Sequence[Output]) -> list[Output]:
+        """These outputs, and what is on its way if that is not left for the next pass to follow; each request's in one."""
+        more = self.read() if len(self.rows) < self._ahead else []
+        results = {output.request: output for output in outputs}
+        for output in more:
+            results[output.request] = joined(results.get(output.request), output)
+        return list(results.values())
+
+    def read(self) -> list[Output]:
+        """The tokens on their way, to be sent."""
+        if not self.unread:
+            return []
+        self.unread = False
         tokens: Any = self._tokens.tolist()
         ready = [
             (row, tokens[place])
@@ -71,14 +100,12 @@ class Decoder:
             if not row.gone and not row.fresh
         ]
         logprobs = self._read_logprobs(ready)
-        outputs = [_output(row, token, logprobs.get(row.request, ())) for row, token in ready]
-        if chosen is not None:
-            self.took(chosen)
-        return outputs
+        return [_output(row, token, logprobs.get(row.request, ())) for row, token in ready]
 
     def took(self, chosen: tuple[mx.array, dict[int, mx.array]]) -> None:
         """These are on their way from now on."""
         self._tokens, self._logprobs = chosen
+        self.unread = True
         for row in self.rows:
             row.fresh = False
 
@@ -103,6 +130,15 @@ def produced(row: Running, tokens: Sequence[int]) -> Output | None:
             break
     return (
         msgspec.structs.replace(taken[-1], tokens=tuple(each.tokens[0] for each in taken)) if taken else None
+    )
+
+
+def joined(first: Output | None, more: Output) -> Output:
+    """What a request produced first, and then."""
+    if first is None:
+        return more
+    return msgspec.structs.replace(
+        more, tokens=first.tokens + more.tokens, logprobs=(*first.logprobs, *more.logprobs)
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pensieved.engine.worker.prefill import Group
 
-LEAST = 1 / 8
+LEAST = 1 / 4
 """Share of a pass that always goes along: host and device wait for each other longer, the smaller the parts are."""
 CALM = 0.25
 """Weight of a measurement of a part; there are many."""

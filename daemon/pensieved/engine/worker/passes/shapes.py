@@ -38,6 +38,7 @@ class Shapes:
         padded: chunks of prefill have one of the lengths `CHUNKS`, groups a power of two of prompts, and a chunk looks
             at a power of two of positions.
         apart: a chunk of prefill is a pass of its own, and each pass is set off by itself.
+        ahead: fewest rows with which a pass is set off before the tokens of the one before are read (see `decode`).
         vectors: whether small weights are multiplied by each of a few rows (see `vectors`).
         finest: smallest step by which a row's capacity grows.
         slack: tokens by which the lengths of prompts in one group may differ.
@@ -53,6 +54,7 @@ class Shapes:
     doubling: bool = False
     padded: bool = False
     apart: bool = False
+    ahead: int = 1
     vectors: bool = False
     finest: int = FINEST
     slack: int = 0
@@ -117,7 +119,7 @@ class Shapes:
         return 1 << (prompts.bit_length() - 1) if self.padded else prompts
 
 
-CPU = Shapes(similar=2, short=128, shelves=8)
+CPU = Shapes(ahead=2, similar=2, short=128, shelves=8)
 METAL = Shapes(compiled=True, slack=16, idle_chunks=2)
 CUDA = Shapes(
     compiled=True,

@@ -1,7 +1,7 @@
 """A turn of the loop with drafts: read what is on its way, draft, compute, and keep what was foretold right.
 
-Plain turns read a pass's tokens while the next one runs. Drafts need the last token first, so a turn with drafts waits for
-it; whether that is likely to be worth it is asked before, of what is known without it. A draft is kept as far as the greedy
+Plain turns mostly read a pass's tokens while the next one runs. Drafts need the last token first, so a turn with drafts waits
+for it; whether that is likely to be worth it is asked before, of what is known without it. A draft is kept as far as the greedy
 choice agrees with it, so the text is the one that would have come anyway; only greedy rows whose logits nobody else
 touches or wants have drafts, others go along in the same pass.
 """
@@ -12,11 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import msgspec
 from mlx_lm.sample_utils import greedy_sampler
 
 from pensieved.engine.protocol import SpeculationStats
-from pensieved.engine.worker.decode import produced
+from pensieved.engine.worker.decode import joined, produced
 from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.speculation.gain import MOST_ROWS, Gain
 from pensieved.engine.worker.speculation.history import History
@@ -79,25 +78,22 @@ class Speculation:
         if rows <= MOST_ROWS:
             self._follow(decoder)
 
-    def turn(self, decoder: Decoder) -> tuple[list[Output], bool]:
-        """A turn with drafts, if they still pay when the last token is known.
-
-        Returns:
-            What was produced, and whether a pass was run behind it.
-        """
+    def turn(self, decoder: Decoder) -> list[Output]:
+        """A turn with drafts, if they still pay when the last token is known; what was produced."""
         self._seen = None
-        outputs = decoder.read(None)
+        outputs = decoder.read()
         if all(row.gone for row in decoder.rows):
-            return outputs, False
+            return outputs
         self._follow(decoder)
         drafts = self._drafts(decoder)
         if drafts:
-            return self._verified(decoder, drafts, outputs), True
-        logits, rest = self._runner.run(decoder.inputs, [])
-        chosen = decoder.choose(logits)  # type: ignore[arg-type]  # there are rows, so there are logits
-        mx.async_eval(chosen, rest)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
-        decoder.took(chosen)
-        return outputs, True
+            outputs = self._verified(decoder, drafts, outputs)
+        else:
+            logits, rest = self._runner.run(decoder.inputs, [])
+            chosen = decoder.choose(logits)  # type: ignore[arg-type]  # there are rows, so there are logits
+            mx.async_eval(chosen, rest)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+            decoder.took(chosen)
+        return decoder.and_those_at_once(outputs)
 
     def _follow(self, decoder: Decoder) -> None:
         """Take in what the rows have said."""
@@ -151,7 +147,7 @@ class Speculation:
             more = produced(row, draft[:right])
             kept[place] = len(more.tokens) if more else 0
             if more:
-                results[row.request] = _joined(results.get(row.request), more)
+                results[row.request] = joined(results.get(row.request), more)
             self._accepted += right
         self._drafted += drafted
         self._runner.advance(kept)
@@ -172,9 +168,3 @@ def _agreement(draft: Sequence[int], chosen: Sequence[int]) -> int:
     """How many tokens of the draft were chosen."""
     pairs = zip(draft, chosen, strict=False)
     return next((count for count, (one, other) in enumerate(pairs) if one != other), len(draft))
-
-
-def _joined(first: Output | None, more: Output) -> Output:
-    if first is None:
-        return more
-    return msgspec.structs.replace(more, tokens=first.tokens + more.tokens)
