@@ -176,3 +176,14 @@ def test_exact_chunks_take_what_there_is():
     assert CPU.rows(5) == CPU.group(5) == 5
     assert CUDA.rows(5) == 8
     assert CUDA.group(5) == 4
+
+
+@pytest.mark.parametrize("known", range(0, 6000, 37))
+def test_few_shapes_of_chunks_come(known):
+    for tokens in (1, 64, 65, 200, 300, 1000, 2048):
+        length = CUDA.chunk(tokens, known)
+        reach = CUDA.reach(known + length)
+        assert length in CHUNKS
+        assert length >= tokens
+        assert length >= min(256, reach // 4)
+        assert CUDA.chunk(length, known) == length  # what is met in advance is what comes

@@ -108,20 +108,24 @@ class Flat:
             return self._run(tokens, work)
         logits, rest = self._run(tokens, []) if tokens is not None else (None, [[]])
         for each in work:
-            rest += self._run(None, [each])[1][1:]
+            rest += self._run(None, [each], beside=tokens is not None)[1][1:]
         return logits, rest
 
     def _run(
-        self, tokens: mx.array | None, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
+        self,
+        tokens: mx.array | None,
+        work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]],
+        *,
+        beside: bool = False,
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
-        """One pass."""
+        """One pass; `beside` others, which do not wait for its prompts to have more room: a layer gets it when it is computed."""
         shelves = self._shelves if tokens is not None else []
         for shelf in shelves:
             shelf.make_room(self._shapes)
         cells = [(shelf.cells.keys, shelf.cells.values) for shelf in shelves]
-        shapes, chunks = self._chunks(work)
+        shapes, chunks = self._chunks(work, beside=beside)
         if self._shapes.apart:
-            self._set_off(tokens, shelves, work)
+            self._set_off(tokens, shelves, [] if beside else work)
         key = (
             tuple((shelf.cells.rows, shelf.cells.capacity) for shelf in shelves),
             tuple((prompt.cells.rows, prompt.cells.capacity) for prompt, _ in work),
@@ -229,7 +233,7 @@ class Flat:
         return _cut_out(prompt.cells, row, start, prompt.done)
 
     def _chunks(
-        self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
+        self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]], *, beside: bool
     ) -> tuple[tuple[ChunkShape, ...], list[Any]]:
         """The shapes of chunks of prompts, and their arrays: ids, positions, keys and values."""
         shapes, chunks = [], []
@@ -237,7 +241,7 @@ class Flat:
             length = self._shapes.chunk(max(map(len, rows)), prompt.done)
             reach = self._shapes.reach(prompt.done + length)
             if prompt.cells.capacity < reach:
-                prompt.cells.stretch(reach)
+                prompt.cells.stretch(reach, lazily=beside)
             fixed = not self._shapes.padded or reach == length
             shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
             ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows], dtype=mx.uint32)

@@ -23,9 +23,9 @@ CHUNKS = (64, 128, 256, 512, 1024, 2048)
 """Lengths of a padded chunk of prefill. A GPU hardly computes fewer tokens in less time."""
 SHORT = 256
 """Tokens up to which any padding is cheaper than another pass."""
-FAR = 1024
-"""Positions beyond which a padded chunk is at least `SHORT` tokens long: attention weighs little less for a shorter one there,
-and each plan of one takes 12 MB."""
+QUARTER = 4
+"""A padded chunk is at least that part of what it looks at, up to `SHORT`: a shorter one takes a GPU hardly less time there, and
+cuDNN's plan for one more shape takes 12 MB."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,11 @@ class Shapes:
         """Length to which a chunk of `tokens` behind `known` is padded."""
         if not self.padded:
             return tokens
-        length = next((length for length in CHUNKS if length >= tokens), tokens)
-        return max(length, SHORT) if self.reach(known + length) > FAR else length
+        return next((length for length in CHUNKS if length >= max(tokens, self._least(known + length))), tokens)
+
+    def _least(self, end: int) -> int:
+        """Length of a chunk that ends there at the least."""
+        return min(SHORT, self.reach(end) // QUARTER)
 
     def take(self, left: int, room: int) -> int:
         """How many of `left` tokens to compute where there is room for `room`; at least one.

@@ -55,9 +55,13 @@ class Cells:
         """The same by layers."""
         return [list(layer) for layer in zip(self.keys, self.values, strict=True)]
 
-    def stretch(self, capacity: int) -> None:
-        """Have room for more tokens in each row."""
-        self.remake(lambda side, layer: _with_room(self.sides[side][layer], capacity))
+    def stretch(self, capacity: int, *, lazily: bool = False) -> None:
+        """Have room for more tokens in each row; `lazily`: made with whatever needs it, and not before."""
+        if not lazily:
+            self.remake(lambda side, layer: _with_room(self.sides[side][layer], capacity))
+            return
+        for arrays in self.sides:
+            arrays[:] = [_with_room(array, capacity) for array in arrays]
 
     def remake(self, make: Callable[[int, int], mx.array]) -> None:
         """Make every array anew, in place, a few layers at a time: no more than these are in memory twice.
