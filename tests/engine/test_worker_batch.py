@@ -174,8 +174,8 @@ def test_the_cache_is_hardly_larger_than_what_it_holds(llama):
 def test_nothing_is_computed_behind_a_last_token_that_is_known_to_be_the_last(llama):
     batch = batch_of(llama)
     passes, run_pass = [], batch._runner.run
-    batch._runner.run = lambda tokens, work: (
-        passes.append((tokens is not None, bool(work))) or run_pass(tokens, work)
+    batch._runner.run = lambda tokens, work, **more: (
+        passes.append((tokens is not None, bool(work))) or run_pass(tokens, work, **more)
     )
     submit(batch, 1, prompts([20])[0], tokens=2)
     assert len(run(batch)[1]) == 2

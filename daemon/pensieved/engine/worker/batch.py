@@ -267,14 +267,16 @@ class Batch:
         decoder = self._decoder
         work = [(group.prompt, group.chunk(length)) for group, length in planned]
         tokens = decoder.inputs if decoder.rows else None
-        logits, (rest, *layers) = self._runner.run(tokens, work)
+        prompt_tokens = sum(len(group.rows) * length for group, length in planned)
+        in_parts = self._share(prompt_tokens) < 1
+        logits, (rest, *layers) = self._runner.run(tokens, work, in_parts=in_parts)
         chosen = None if logits is None else decoder.choose(logits)
         if planned:
-            self._slices = Slices(planned, layers)
+            self._slices = Slices(planned, layers, prompt_tokens)
         slices, share = self._slices, 1.0
         part: list[Sequence[mx.array]] = []
         if slices is not None:
-            part, share = slices.take(self._share(slices) if chosen is not None else 1.0)
+            part, share = slices.take(self._share(slices.tokens))
         if chosen is None:
             mx.eval(rest, part)
         else:
@@ -288,9 +290,9 @@ class Batch:
             self._slices = None
         return chosen, slices.tokens, share
 
-    def _share(self, slices: Slices) -> float:
-        """Part of a chunk of prompts that those who decode can bear."""
-        return self._pace.share(len(self._decoder.rows), len(self._prefill), slices.tokens)
+    def _share(self, tokens: int) -> float:
+        """Part of a chunk of so many tokens of prompts that those who decode can bear."""
+        return self._pace.share(len(self._decoder.rows), len(self._prefill), tokens)
 
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""

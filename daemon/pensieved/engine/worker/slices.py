@@ -30,11 +30,14 @@ class Slices:
     Args:
         planned: the groups of prompts in it, and how many tokens of each of their rows.
         layers: what it results in, layer by layer.
+        tokens: all of them.
     """
 
-    def __init__(self, planned: Sequence[tuple[Group, int]], layers: Sequence[Sequence[mx.array]]) -> None:
+    def __init__(
+        self, planned: Sequence[tuple[Group, int]], layers: Sequence[Sequence[mx.array]], tokens: int
+    ) -> None:
         self.planned = planned
-        self.tokens = sum(len(group.rows) * length for group, length in planned)
+        self.tokens = tokens
         self._all = len(layers)
         self._left = list(layers)
 

@@ -92,13 +92,18 @@ class Flat:
         return FlatPrompt(cells, cached)
 
     def run(
-        self, tokens: mx.array | None, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]]
+        self,
+        tokens: mx.array | None,
+        work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]],
+        *,
+        in_parts: bool = False,
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """The next token of every decoding row, and chunks of prompts: in one pass, or each apart (see `shapes`).
 
         Args:
             tokens: (width,), or None where nobody decodes.
             work: for each group, the next ids of each of its rows; rows that have no more bring fewer.
+            in_parts: whether layers of a chunk are computed one after the other: then each gets more room when it is its turn.
 
         Returns:
             The logits, (width, vocabulary), and what must be evaluated besides them: that of decoding rows, then each layer
@@ -108,7 +113,7 @@ class Flat:
             return self._run(tokens, work)
         logits, rest = self._run(tokens, []) if tokens is not None else (None, [[]])
         for each in work:
-            rest += self._run(None, [each], beside=tokens is not None)[1][1:]
+            rest += self._run(None, [each], in_parts=in_parts)[1][1:]
         return logits, rest
 
     def _run(
@@ -116,16 +121,16 @@ class Flat:
         tokens: mx.array | None,
         work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]],
         *,
-        beside: bool = False,
+        in_parts: bool = False,
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
-        """One pass; `beside` others, which do not wait for its prompts to have more room: a layer gets it when it is computed."""
+        """One pass."""
         shelves = self._shelves if tokens is not None else []
         for shelf in shelves:
             shelf.make_room(self._shapes)
         cells = [(shelf.cells.keys, shelf.cells.values) for shelf in shelves]
-        shapes, chunks = self._chunks(work, beside=beside)
+        shapes, chunks = self._chunks(work, in_parts=in_parts)
         if self._shapes.apart:
-            self._set_off(tokens, shelves, [] if beside else work)
+            self._set_off(tokens, shelves, [] if in_parts else work)
         key = (
             tuple((shelf.cells.rows, shelf.cells.capacity) for shelf in shelves),
             tuple((prompt.cells.rows, prompt.cells.capacity) for prompt, _ in work),
@@ -233,7 +238,7 @@ class Flat:
         return _cut_out(prompt.cells, row, start, prompt.done)
 
     def _chunks(
-        self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]], *, beside: bool
+        self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]], *, in_parts: bool
     ) -> tuple[tuple[ChunkShape, ...], list[Any]]:
         """The shapes of chunks of prompts, and their arrays: ids, positions, keys and values."""
         shapes, chunks = [], []
@@ -241,7 +246,7 @@ class Flat:
             length = self._shapes.chunk(max(map(len, rows)), prompt.done)
             reach = self._shapes.reach(prompt.done + length)
             if prompt.cells.capacity < reach:
-                prompt.cells.stretch(reach, lazily=beside)
+                prompt.cells.stretch(reach, lazily=in_parts)
             fixed = not self._shapes.padded or reach == length
             shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
             ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows], dtype=mx.uint32)

@@ -55,9 +55,14 @@ class Library:
         return LibraryPrompt([layers[0].merge(list(layers)) for layers in zip(*rows, strict=True)])
 
     def run(
-        self, tokens: mx.array | None, work: Sequence[tuple[LibraryPrompt, Sequence[Sequence[int]]]]
+        self,
+        tokens: mx.array | None,
+        work: Sequence[tuple[LibraryPrompt, Sequence[Sequence[int]]]],
+        *,
+        in_parts: bool = False,
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """See `Flat.run`; the rows of a group bring equally many ids."""
+        del in_parts  # mlx-lm's caches have room for more than they are asked
         logits = None
         if tokens is not None:
             logits = self._model(tokens[:, None], cache=self._caches)[:, -1]

@@ -30,7 +30,11 @@ class Runner(Protocol):
         """See `Flat.open`."""
 
     def run(
-        self, tokens: mx.array | None, work: Sequence[tuple[Any, Sequence[Sequence[int]]]]
+        self,
+        tokens: mx.array | None,
+        work: Sequence[tuple[Any, Sequence[Sequence[int]]]],
+        *,
+        in_parts: bool = False,
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """See `Flat.run`."""
 

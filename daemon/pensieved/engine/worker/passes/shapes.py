@@ -77,7 +77,9 @@ class Shapes:
         """Length to which a chunk of `tokens` behind `known` is padded."""
         if not self.padded:
             return tokens
-        return next((length for length in CHUNKS if length >= max(tokens, self._least(known + length))), tokens)
+        return next(
+            (length for length in CHUNKS if length >= max(tokens, self._least(known + length))), tokens
+        )
 
     def _least(self, end: int) -> int:
         """Length of a chunk that ends there at the least."""
