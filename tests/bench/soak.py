@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STREAMS = 8
 _MINUTE = 60.0
-PROMPT_CACHE = "256MiB"
+PROMPT_CACHE = "64MiB"
 """It is full within the first minute, so that what grows afterwards is something else."""
 
 
