@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from bench.figures import middle, ratio
@@ -118,8 +119,15 @@ def soak(result: Result) -> str:
         shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
         rows.append([name, *shown, _drift(values)])
     rates = [each["tokens_per_second"] / middle_rate - 1 for each in minutes if middle_rate]
+    third = -(-len(rates) // 3)
+    thirds = ", ".join(
+        f"{statistics.median(rates[start : start + third]):+.1%}" for start in range(0, len(rates), third)
+    )
     faults = sum(each["faults"] for each in result.of("soak"))
-    note = f"\n\nThroughput of a minute: {min(rates):+.1%} to {max(rates):+.1%} around the median. {faults} requests failed."
+    note = (
+        f"\n\nThroughput of a minute: {min(rates):+.1%} to {max(rates):+.1%} around the median; "
+        f"medians of each third of the time: {thirds}. {faults} requests failed."
+    )
     head = [
         f"{minutes[-1]['minute']} minutes",
         "in minute 2",

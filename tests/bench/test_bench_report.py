@@ -183,6 +183,7 @@ def test_soak_compares_the_second_minute_with_the_last(small, tmp_path):
     assert "| threads | 29 | 29 | 29 | 29 | +0.0% |" in page
     assert "| memory of the engine, MiB | 700 | 700 | 700 | 700 | +0.0% |" in page
     assert "-1.0% to +1.0% around the median" in page
+    assert "medians of each third of the time: +0.0%, +1.0%, -1.0%" in page
 
 
 def test_a_page_without_a_place_is_an_error():
