@@ -17,6 +17,7 @@ from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.passes.library import Library
 from pensieved.engine.worker.passes.quantized import MatrixLinear
 from pensieved.engine.worker.passes.shapes import CPU, CUDA, METAL
+from pensieved.engine.worker.passes.traces import Traces
 from pensieved.engine.worker.slices import SlicedPace
 from support.architectures import OTHERS, PLAIN, VOCABULARY, model_of
 
@@ -57,9 +58,14 @@ def run(batch, answers=None):
     """Step until nobody is left; the tokens by request."""
     answers = {} if answers is None else answers
     while len(batch):
-        for output in batch.step():
-            answers.setdefault(output.request, []).extend(output.tokens)
+        step(batch, answers)
     return answers
+
+
+def step(batch, answers):
+    """One of them; its tokens go to those of their requests."""
+    for output in batch.step():
+        answers.setdefault(output.request, []).extend(output.tokens)
 
 
 def answer(batch, wanted, tokens=TOKENS, **more):
@@ -131,6 +137,31 @@ def test_coming_and_going_changes_nobodys_answer(llama, policy, seed):
         assert tokens == alone[number][: len(tokens)]
     assert len(answers) > 8
     assert batch._runner.width == 0
+
+
+@pytest.mark.parametrize("policy", ["metal", "cuda"])
+def test_nobody_waits_with_a_first_token_for_a_trace_of_those_who_decode(monkeypatch, llama, policy):
+    traced = []
+    of = Traces.of
+    monkeypatch.setattr(
+        Traces, "of", lambda self, key, plain: traced.append(len(key[0])) or of(self, key, plain)
+    )
+    batch = batch_of(llama, POLICIES[policy], prefill_chunk=512)
+    short, long = wanted = prompts([20, 2200])
+    submit(batch, 0, short, tokens=80)
+    answers = {}
+    for _ in range(8):
+        step(batch, answers)
+    assert traced.count(1) > 1
+    submit(batch, 1, long)
+    batch.try_chunks(512)
+    while 1 not in answers:
+        step(batch, answers)
+    assert 2 not in traced  # shelves
+    step(batch, answers)
+    assert 2 in traced
+    run(batch, answers)
+    assert [answers[0][:TOKENS], answers[1]] == expected(llama, wanted, TOKENS)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -326,8 +357,8 @@ def test_after_the_warm_up_no_step_meets_a_new_prompt_shape(monkeypatch, llama):
     chunks = Flat._chunks
     seen = set()
 
-    def spy(runner, work):
-        shapes, arrays = chunks(runner, work)
+    def spy(runner, work, **how):
+        shapes, arrays = chunks(runner, work, **how)
         seen.update(
             (len(ids), shape.length, shape.reach) for shape, (ids, *_) in zip(shapes, arrays, strict=True)
         )

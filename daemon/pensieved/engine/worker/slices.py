@@ -7,6 +7,7 @@ a long chunk is one pass, asked for in as many parts as readers need.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pensieved.engine.worker.pace import HICCUP, SMALLEST, Pace, Step, mixed
@@ -51,7 +52,7 @@ class Slices:
 
     def take(self, share: float) -> tuple[list[Sequence[mx.array]], float]:
         """What to compute next: about that share of all, at least a layer; and which share it really is."""
-        count = max(1, int(share * self._all))
+        count = max(1, math.ceil(share * self._all))  # rounded down, a few would be left for one more step
         taken, self._left = self._left[:count], self._left[count:]
         return taken, len(taken) / self._all
 

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from pensieved import machine
 from pensieved.engine.protocol import Sampling, Submit
-from pensieved.engine.worker.passes.shapes import CHUNKS
+from pensieved.engine.worker.passes.shapes import CHUNKS, PLAIN
 from pensieved.engine.worker.prefill import MOST_TOGETHER
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class WarmUp:
         self.warm = False
         self._met_all = False
         with batch.unremembered():
-            sample(batch, Sampling(), tokens=1)  # touches all weights
+            sample(batch, Sampling())  # touches all weights
         self._asked = float("-inf")  # when somebody was there last
         self._served = 0.0  # seconds with somebody there since it last went on
 
@@ -151,14 +151,14 @@ class WarmUp:
                 yield
 
 
-def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None, tokens: int = 3) -> None:
+def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None) -> None:
     """A short request, from start to end."""
-    _answer(batch, [Submit(0, (0,), tokens, (), sampling=sampling, logprobs=logprobs)])
+    _answer(batch, [Submit(0, (0,), PLAIN + 1, (), sampling=sampling, logprobs=logprobs)])
 
 
 def meet_together(batch: Batch, requests: int, length: int) -> None:
     """A wave: that rows join and leave is work as well, and on CUDA a graph of each number of copies."""
-    _answer(batch, [Submit(request, (0,) * length, 3, ()) for request in range(requests)])
+    _answer(batch, [Submit(request, (0,) * length, PLAIN + 1, ()) for request in range(requests)])
 
 
 def meet_in_turn(batch: Batch, requests: int) -> None:
@@ -243,7 +243,8 @@ def _decode(runner: Runner, rows: int, chunk: int) -> None:
         _run(runner, None, groups[-1][0], [[0, 0]] * count)
     runner.arrange([], [(group, row, 2) for group, count in groups for row in range(count)])
     tokens = mx.zeros((runner.width,), dtype=mx.uint32)
-    mx.eval(runner.run(tokens, []))
+    for _ in range(PLAIN + 1):
+        mx.eval(runner.run(tokens, []))
     for length in _lengths(chunk):
         _run(runner, tokens, runner.open([length]), [[0] * length])
     runner.arrange([], [])

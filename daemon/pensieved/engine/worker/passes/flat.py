@@ -15,6 +15,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from pensieved.engine.worker.passes.ahead import Verifier
 from pensieved.engine.worker.passes.onepass import Adapted, Decoding, Prompting, PromptingAt
+from pensieved.engine.worker.passes.shapes import PLAIN
 from pensieved.engine.worker.passes.shelf import Cells, Shelf
 from pensieved.engine.worker.passes.traces import Traces
 
@@ -72,6 +73,7 @@ class Flat:
         self._blank = _blank_layers(model)
         self._shelves: list[Shelf] = []
         self._traces = Traces(MOST_TRACES)
+        self._together = 0  # passes of those who decode since somebody joined them
         self._verifier = Verifier(self._adapted, shapes)
 
     @property
@@ -136,6 +138,8 @@ class Flat:
             tuple((prompt.cells.rows, prompt.cells.capacity) for prompt, _ in work),
             shapes,
         )
+        if shelves:
+            self._together += 1
         trace = self._trace(key, shapes)
         logits, cells, prompts = trace(tokens, [shelf.offsets for shelf in shelves], cells, chunks)
         for shelf, (keys, values) in zip(shelves, cells, strict=True):
@@ -179,6 +183,8 @@ class Flat:
             keep: places of rows that go on; the others are forgotten.
             coming: new rows: the group each was computed in, its row there, and the tokens it holds.
         """
+        if coming:
+            self._together = 0
         plans: list[tuple[Shelf, list[tuple[int, int]], list[tuple[int, FlatPrompt, int, int]]]] = []
         base = 0
         for shelf in self._shelves:
@@ -256,10 +262,16 @@ class Flat:
         return tuple(shapes), chunks
 
     def _trace(self, key: Any, shapes: tuple[ChunkShape, ...]) -> Any:
-        """The pass for arrays of the shapes in `key`, compiled where that pays."""
+        """The pass for arrays of the shapes in `key`, compiled where that pays.
+
+        Tracing takes as long as several steps. Whoever has just joined does not wait for that with a first token, and who
+        wants no more than one has nothing of it.
+        """
         plain = partial(self._pass, shapes)
         if not self._shapes.compiled or (shapes and not self._shapes.padded):
             return plain  # such a pass hardly comes again
+        if not shapes and self._together <= PLAIN and key not in self._traces:
+            return plain
         return self._traces.of(key, plain)
 
     def _pass(

@@ -27,6 +27,9 @@ QUARTER = 4
 """A padded chunk is at least that part of what it looks at, up to `SHORT`: a shorter one takes a GPU hardly less time there, and
 cuDNN's plan for one more shape takes 12 MB."""
 
+PLAIN = 2
+"""Passes after somebody joined for which nothing is traced: as many as are set off before a first token is sent."""
+
 
 @dataclass(frozen=True)
 class Shapes:
