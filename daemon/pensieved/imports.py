@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NAMED = ("transformers", "transformers.tokenization_utils_base", "huggingface_hub")
+_REMEMBER = {"ssl": ("http.client", "urllib.request")}
+"""Standard modules that look for another once, when they are imported, and have less in them without it."""
 _FRAMEWORKS = ("torch", "tensorflow", "jax", "flax")
 
 
@@ -34,15 +36,19 @@ def uncollected() -> Iterator[None]:
 def without(*names: str) -> Iterator[None]:
     """Import in here as if those of `names` that nobody has imported yet were not installed.
 
-    For what a library uses where it is there, and its user does not need.
+    For what a library uses where it is there, and its user does not need. Whoever imports `_REMEMBER`'s modules later gets
+    whole ones: libraries that need those were not imported in here.
     """
     absent = [name for name in names if name not in sys.modules]
+    halved = {each for name in absent for each in _REMEMBER.get(name, ())} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: the documented way to stop an import
     try:
         yield
     finally:
         for name in absent:
             del sys.modules[name]
+        for name in halved:
+            sys.modules.pop(name, None)
 
 
 def without_frameworks() -> None:

@@ -70,3 +70,17 @@ import colorsys
 print("back")
 """
     assert run(code, tmp_path).stdout.split() == ["absent", "back"]
+
+
+def test_what_was_imported_without_ssl_is_whole_for_whoever_comes_later(tmp_path):
+    code = """
+from pensieved.imports import without
+with without("ssl"):
+    import urllib.request as without_ssl
+    from http import client
+    print(hasattr(client, "HTTPSConnection"), hasattr(without_ssl, "HTTPSHandler"))
+from urllib.request import HTTPSHandler
+from http.client import HTTPSConnection
+print(without_ssl.Request("http://127.0.0.1/").host)
+"""
+    assert run(code, tmp_path).stdout.split() == ["False", "False", "127.0.0.1"]

@@ -11,6 +11,7 @@ import sys
 import threading
 
 import anthropic
+import httpx2
 import psutil
 import pytest
 
@@ -91,6 +92,18 @@ def test_health_answers_while_the_model_cannot_be_had(tmp_path):
             client.messages.create(max_tokens=4, **STORY)
         assert caught.value.status_code in {503, 529}
         assert daemon.terminate() == 0
+
+
+def test_every_page_of_the_document_is_there_in_the_process_that_users_start(tmp_path):
+    """Tests of pages share a process with all that is installed; a daemon imports little, and some of it late."""
+    with running_daemon(
+        "--model-url", "pypi:no-such-model-here", cache=tmp_path, env=OFFLINE, ready=False
+    ) as daemon:
+        paths = daemon.get("/openapi.json")[1]["paths"]
+        pages = [path for path, methods in paths.items() if "get" in methods and "{" not in path]
+        answers = {path: httpx2.get(daemon.url + path, trust_env=False).status_code for path in pages}
+        assert {"/metrics", "/health", "/v1/status"} <= answers.keys()
+        assert {path: code for path, code in answers.items() if code != 200} == {"/ready": 503}
 
 
 @pytest.mark.slow
