@@ -238,7 +238,7 @@ def test_a_warm_up_waits_for_nobodys_memory(model):
     scene.turns(11)
     assert scene.batch.memory.closed
     with scene.batch.unremembered():
-        warming.sample(scene.batch, Sampling(), tokens=2)
+        warming.sample(scene.batch, Sampling())
     assert not len(scene.batch)
     assert not scene.batch.take_refusals()
     assert scene.batch.memory.closed
