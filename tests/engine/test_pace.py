@@ -4,7 +4,7 @@ import pytest
 
 from pensieved.engine.worker.pace import PATIENCE, SMALLEST, Pace
 from pensieved.engine.worker.passes.shapes import CHUNKS, CPU, CUDA
-from pensieved.engine.worker.slices import LEAST, SlicedPace
+from pensieved.engine.worker.slices import MOST, SlicedPace, Slices
 
 
 def drive(pace, plain, each, *, fixed=0.0, steps=60, rows=8, noise=None):
@@ -78,40 +78,58 @@ def test_as_much_of_a_chunk_goes_along_as_readers_bear():
     pace = sliced()
     assert pace.budget(8) == 2048
     bearable = (PATIENCE - 1) * 9 / 8 * 0.004
-    assert pace.share(8, 1, 2048) * 0.02 == pytest.approx(bearable, rel=0.01)
-    assert pace.share(8, 1, 1024) * 0.01 == pytest.approx(bearable, rel=0.01)
-    assert pace.share(8, 1, 512) == pace.share(0, 1, 2048) == 1
-    assert pace.share(8, 24, 2048) > pace.share(8, 1, 2048)
+    assert 0.02 / 4 <= bearable < 0.02 / 2
+    assert (pace.parts(8, 1, 2048), pace.parts(8, 1, 1024)) == (4, 2)
+    assert pace.parts(8, 1, 512) == pace.parts(0, 1, 2048) == 1
+    assert pace.parts(8, 24, 2048) == 2
 
 
 def test_before_anything_is_known_a_chunk_is_short_and_goes_along_whole():
     pace = SlicedPace(2048, 2048, 64)
-    assert (pace.budget(8), pace.share(8, 1, 64)) == (64, 1)
+    assert (pace.budget(8), pace.parts(8, 1, 64)) == (64, 1)
     assert pace.budget(0) == 2048
 
 
 def test_parts_follow_a_context_that_makes_them_dearer():
     pace = sliced()
     for _ in range(60):
-        share = pace.share(8, 1, 2048)
-        pace.took(0.004 + 0.028 * share, 8, 2048, share)
-    assert share * 0.028 == pytest.approx((PATIENCE - 1) * 9 / 8 * 0.004, rel=0.05)
+        parts = pace.parts(8, 1, 2048)
+        pace.took(0.004 + 0.04 / parts, 8, 2048, 1 / parts)
+    assert parts == 8
+    assert 0.04 / parts < (PATIENCE - 1) * 9 / 8 * 0.004 < 0.04 / (parts / 2)
 
 
 def test_parts_are_not_misjudged_where_every_second_step_waits_for_two():
     pace = sliced()
     for number in range(60):
-        share = pace.share(8, 1, 2048)
-        pace.took(0.004 + (2 * 0.02 * share if number % 2 else 0), 8, 2048, share)
-        assert 0.8 < share / sliced().share(8, 1, 2048) < 1.25
+        parts = pace.parts(8, 1, 2048)
+        assert parts == 4
+        pace.took(0.004 + (2 * 0.02 / parts if number % 2 else 0), 8, 2048, 1 / parts)
 
 
 def test_parts_do_not_vanish_where_smaller_ones_make_nothing_faster():
     pace = sliced()
     for _ in range(60):
-        share = pace.share(8, 1, 2048)
-        pace.took(0.03, 8, 2048, share)
-    assert share == LEAST
+        parts = pace.parts(8, 1, 2048)
+        pace.took(0.03, 8, 2048, 1 / parts)
+    assert parts == MOST
+
+
+def test_a_pass_is_in_equal_parts_but_for_the_last_one():
+    slices = Slices([], [[number] for number in range(30)], tokens=2048, parts=4)
+    taken = []
+    while slices:
+        taken.append(slices.take(everything=False))
+    assert [len(part) for part, _ in taken] == [8, 8, 8, 6]
+    assert [layer for part, _ in taken for (layer,) in part] == list(range(30))
+    assert sum(share for _, share in taken) == pytest.approx(1)
+
+
+def test_nobody_reads_any_more_so_the_rest_is_computed_at_once():
+    slices = Slices([], [[number] for number in range(30)], tokens=2048, parts=4)
+    slices.take(everything=False)
+    part, share = slices.take(everything=True)
+    assert (len(part), share, bool(slices)) == (22, 22 / 30, False)
 
 
 def test_the_more_wait_for_each_who_reads_the_longer_a_step_may_take():

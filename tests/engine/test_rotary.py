@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 from mlx import nn
 
-from pensieved.engine.worker.passes.rotary import SharedRoPE, share_angles
+from pensieved.engine.worker.passes.cpu.rotary import SharedRoPE, share_angles
 
 POSITIONS = [0, 1, 7, 200, 8191]
 

@@ -349,6 +349,7 @@ def test_what_was_warmed_up_answers_the_same(monkeypatch, kind, policy):
         warming.sample(batch, sampling, logprobs=2)
     warming.meet_together(batch, 3, 48)
     warming.learn_pace(batch, 16)
+    warming.meet_beside(batch, 2, 512)
     assert batch._runner.width == len(batch) == 0
     assert answer(batch, wanted) == expected(model, wanted, TOKENS)
 
@@ -467,7 +468,7 @@ def test_a_cpu_is_warm_though_somebody_asks(llama):
 
 def spread(monkeypatch, model, policy, parts):
     """A batch whose chunks are spread over so many steps of those who decode."""
-    monkeypatch.setattr(SlicedPace, "share", lambda *_: 1 / parts)
+    monkeypatch.setattr(SlicedPace, "parts", lambda *_: parts)
     batch = batch_of(model, policy)
     batch._pace._plain[1] = 1.0  # some step was seen
     return batch

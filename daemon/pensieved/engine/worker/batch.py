@@ -146,7 +146,9 @@ class Batch:
         """What requests it is to be ready for."""
         gate = self._gate
         longest = None if gate is None else gate.fitting(PARTS_OF_MEMORY)
-        return warming.Expected(self.max_concurrent, self._idle_chunk, self._busy_chunk, longest)
+        return warming.Expected(
+            self.max_concurrent, self._idle_chunk, self._busy_chunk, longest, in_parts=self._shapes.apart
+        )
 
     def first_passes(self) -> Iterator[None]:
         """The passes that a first wave of requests needs, each when it is asked for, while there are no requests."""
@@ -268,15 +270,15 @@ class Batch:
         work = [(group.prompt, group.chunk(length)) for group, length in planned]
         tokens = decoder.inputs if decoder.rows else None
         prompt_tokens = sum(len(group.rows) * length for group, length in planned)
-        in_parts = self._share(prompt_tokens) < 1
-        logits, (rest, *layers) = self._runner.run(tokens, work, in_parts=in_parts)
+        parts = self._pace.parts(len(decoder.rows), len(self._prefill), prompt_tokens)
+        logits, (rest, *layers) = self._runner.run(tokens, work, in_parts=parts > 1)
         chosen = None if logits is None else decoder.choose(logits)
         if planned:
-            self._slices = Slices(planned, layers, prompt_tokens)
+            self._slices = Slices(planned, layers, prompt_tokens, parts)
         slices, share = self._slices, 1.0
         part: list[Sequence[mx.array]] = []
         if slices is not None:
-            part, share = slices.take(self._share(slices.tokens))
+            part, share = slices.take(everything=not decoder.rows)
         if chosen is None:
             mx.eval(rest, part)
         else:
@@ -289,10 +291,6 @@ class Batch:
             self._prefill.went(slices.planned)
             self._slices = None
         return chosen, slices.tokens, share
-
-    def _share(self, tokens: int) -> float:
-        """Part of a chunk of so many tokens of prompts that those who decode can bear."""
-        return self._pace.share(len(self._decoder.rows), len(self._prefill), tokens)
 
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""

@@ -80,9 +80,9 @@ class Pace:
         bearable = self._smallest if bound is None else self._most(bound)
         return self.trying or int(max(self._smallest, min(bearable, self._chunk)))
 
-    def share(self, rows: int, waiting: int, tokens: int) -> float:  # noqa: ARG002  # others have reason to ask
-        """The part of the pass for a chunk of so many tokens that goes along with a step: all of it."""
-        return 1.0
+    def parts(self, rows: int, waiting: int, tokens: int) -> int:  # noqa: ARG002  # others have reason to ask
+        """In how many parts, a step each, the pass for a chunk of so many tokens is computed: in one."""
+        return 1
 
     def took(self, seconds: float, rows: int, tokens: int, share: float = 1.0) -> None:
         """Learn from a step of `rows` decoding rows and that share of a chunk of `tokens` of prompts."""

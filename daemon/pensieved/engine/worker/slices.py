@@ -2,7 +2,8 @@
 
 Where a pass costs its launches, whatever its length, short chunks make a prompt last and long ones make readers wait. But MLX
 computes what is asked for and what that depends on: keys and values of the first layers need the first layers alone. So
-a long chunk is one pass, asked for in as many parts as readers need.
+a long chunk is one pass, asked for in as many parts as readers need: in halves, quarters or eighths, so that the same parts come
+again, and with them the CUDA graphs that MLX has made of them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from pensieved.engine.worker.prefill import Group
 
-LEAST = 1 / 4
-"""Share of a pass that always goes along: host and device wait for each other longer, the smaller the parts are."""
+MOST = 8
+"""Parts of a pass at the most: host and device wait for each other longer, the smaller the parts are."""
 CALM = 0.25
 """Weight of a measurement of a part; there are many."""
 
@@ -32,14 +33,20 @@ class Slices:
         planned: the groups of prompts in it, and how many tokens of each of their rows.
         layers: what it results in, layer by layer.
         tokens: all of them.
+        parts: in which it is to be computed.
     """
 
     def __init__(
-        self, planned: Sequence[tuple[Group, int]], layers: Sequence[Sequence[mx.array]], tokens: int
+        self,
+        planned: Sequence[tuple[Group, int]],
+        layers: Sequence[Sequence[mx.array]],
+        tokens: int,
+        parts: int,
     ) -> None:
         self.planned = planned
         self.tokens = tokens
         self._all = len(layers)
+        self._each = math.ceil(self._all / parts)
         self._left = list(layers)
 
     def __bool__(self) -> bool:
@@ -50,34 +57,33 @@ class Slices:
         """Whether nobody waits for it any more."""
         return all(group.is_gone for group, _ in self.planned)
 
-    def take(self, share: float) -> tuple[list[Sequence[mx.array]], float]:
-        """What to compute next: about that share of all, at least a layer; and which share it really is."""
-        count = max(1, math.ceil(share * self._all))  # rounded down, a few would be left for one more step
+    def take(self, *, everything: bool) -> tuple[list[Sequence[mx.array]], float]:
+        """What to compute next: a part, or all that is left; and which share of the pass that is."""
+        count = len(self._left) if everything else self._each
         taken, self._left = self._left[:count], self._left[count:]
         return taken, len(taken) / self._all
 
 
 class SlicedPace(Pace):
-    """Sizes the parts of chunks, which are always as long as may be."""
+    """Says in how many parts chunks are computed, which are always as long as may be."""
 
     def __init__(self, chunk: int, idle_chunk: int, smallest: int = SMALLEST) -> None:
         super().__init__(chunk, idle_chunk, smallest)
-        self._whole: dict[
-            int, float
-        ] = {}  # by the binary logarithm of the tokens, what all parts together add to steps
+        # By the binary logarithm of a chunk's tokens, what all its parts together add to steps.
+        self._whole: dict[int, float] = {}
 
     def budget(self, rows: int, waiting: int = 1) -> int:
         """See `Pace.budget`."""
         known = rows and self.trying is None and self._bound(rows, waiting) is not None
         return self._chunk if known else super().budget(rows, waiting)
 
-    def share(self, rows: int, waiting: int, tokens: int) -> float:
-        """The part of the pass for a chunk of so many tokens that goes along with a step."""
+    def parts(self, rows: int, waiting: int, tokens: int) -> int:
+        """See `Pace.parts`: as few as let a step be as long as readers bear."""
         bound = self._bound(rows, waiting) if rows and self.trying is None else None
         whole = self._whole.get(tokens.bit_length())
-        if bound is None or whole is None or whole <= bound:
-            return 1.0
-        return max(LEAST, bound / whole)
+        if not bound or whole is None or whole <= bound:
+            return 1
+        return min(MOST, 1 << math.ceil(math.log2(whole / bound)))
 
     def _learn(self, last: Step, step: Step, plain: float) -> None:
         # Of two steps, since which of them a device was late with is not seen.

@@ -37,6 +37,10 @@ WAVES = (48, 96)
 """Tokens of prompts that come together."""
 CHUNKS_TRIED = 4
 """Chunks of a size whose cost is to be known."""
+READERS = 8
+"""Those who stream while a long prompt is met."""
+STEADY = 8
+"""Steps of theirs before it comes: what those take is to be known."""
 IMPATIENCE = 30.0
 """Seconds of service without a break after which an engine counts as warm."""
 MOMENT = 0.5
@@ -58,12 +62,14 @@ class Expected:
         idle_chunk: most tokens of a chunk of prefill while nobody decodes.
         busy_chunk: the same while somebody does: a shape that is new then is a pause for all who stream.
         longest: tokens of the longest prompt that memory has room for while this is only a rehearsal; None: of any.
+        in_parts: whether chunks are as long as may be while somebody decodes, and computed in parts (see `slices`).
     """
 
     rows: int
     idle_chunk: int
     busy_chunk: int
     longest: int | None = None
+    in_parts: bool = False
 
     @property
     def later(self) -> int:
@@ -138,10 +144,7 @@ class WarmUp:
             sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
             yield
         if self._batch.max_concurrent > 1:  # else no prompt is ever computed beside somebody who decodes
-            expected = self._batch.expected
-            for length in _lengths(min(expected.busy_chunk, expected.later // CHUNKS_TRIED)):
-                learn_pace(self._batch, length)
-                yield
+            yield from self._beside_streams(self._batch.expected)
         # Last: what was met long ago is not kept, and these come first.
         meet_in_turn(self._batch, self._batch.max_concurrent)
         yield
@@ -149,6 +152,15 @@ class WarmUp:
             for requests in reversed(_doubling(self._batch.max_concurrent)):
                 meet_together(self._batch, requests, length)
                 yield
+
+    def _beside_streams(self, expected: Expected) -> Iterator[None]:
+        lengths = _lengths(min(expected.busy_chunk, expected.later // CHUNKS_TRIED))
+        for length in lengths[-1:] if expected.in_parts else lengths:
+            learn_pace(self._batch, length)
+            yield
+        if expected.in_parts:  # each part is met where it will be
+            meet_beside(self._batch, min(READERS, expected.rows - 1), expected.later)
+            yield
 
 
 def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None) -> None:
@@ -173,7 +185,7 @@ def meet_in_turn(batch: Batch, requests: int) -> None:
 def learn_pace(batch: Batch, length: int) -> None:
     """A prompt beside somebody who decodes, in chunks of `length`: the first real one is to find some of the right size."""
     batch.insert(Submit(request=0, prompt=(0,), max_tokens=1 << 30, stop_tokens=()))
-    for _ in range(8):
+    for _ in range(STEADY):
         batch.step()
     batch.try_chunks(length)
     batch.insert(Submit(request=1, prompt=(0,) * (CHUNKS_TRIED * length + 1), max_tokens=1, stop_tokens=()))
@@ -181,6 +193,19 @@ def learn_pace(batch: Batch, length: int) -> None:
         pass
     batch.try_chunks(None)
     batch.remove(0)
+
+
+def meet_beside(batch: Batch, readers: int, length: int) -> None:
+    """A long prompt beside some who decode, as it will be."""
+    for request in range(1, readers + 1):
+        batch.insert(Submit(request, (0,) * WAVES[0], 1 << 30, ()))
+    for _ in range(STEADY):
+        batch.step()
+    batch.insert(Submit(request=0, prompt=(0,) * (length - 1), max_tokens=1, stop_tokens=()))
+    while not any(output.request == 0 for output in batch.step()):
+        pass
+    for request in range(1, readers + 1):
+        batch.remove(request)
 
 
 def first_passes(runner: Runner, shapes: Shapes, expected: Expected) -> Iterator[None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from pensieved.engine.worker.passes.attention import Attention
 from pensieved.engine.worker.passes.onepass import Decoding
 from pensieved.engine.worker.passes.shelf import Cells
 from pensieved.engine.worker.passes.traces import Traces
@@ -47,7 +48,7 @@ class Ahead:
         self.positions = offset + 1 + mx.arange(length)
         self._row = row
         self._at = mx.stack([mx.array(row, dtype=mx.int32), (offset + 1).astype(mx.int32)])
-        self._mask = mx.arange(cells.capacity) <= self.positions[:, None]
+        self._attention = Attention(mx.arange(cells.capacity) <= self.positions[:, None])
 
     def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `Part`."""
@@ -57,13 +58,12 @@ class Ahead:
 
     def attend(self, layer: int, queries: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
         """See `Part`."""
-        out = mx.fast.scaled_dot_product_attention(
+        out = self._attention(
             queries.transpose(2, 1, 0, 3),
             self.cells.keys[layer][self._row : self._row + 1],
             self.cells.values[layer][self._row : self._row + 1],
-            scale=scale,
-            mask=self._mask,
-            sinks=sinks,
+            scale,
+            sinks,
         )
         return out.transpose(2, 1, 0, 3)
 

@@ -10,15 +10,17 @@ This fits models whose caches are all plain KV caches. Whether it fits a given o
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
 from mlx_lm.models import base
 from mlx_lm.models.cache import make_prompt_cache
 
+from pensieved.engine.worker.passes.attention import Attention
+from pensieved.engine.worker.passes.cpu.device import on_cpu
+from pensieved.engine.worker.passes.cpu.rotary import Angles, share_angles
 from pensieved.engine.worker.passes.kernels import attention
-from pensieved.engine.worker.passes.rotary import Angles, share_angles
+from pensieved.engine.worker.passes.modules import replace_function
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +56,7 @@ class Decoding:
         self.rows = cells.rows
         self._offsets = offsets
         self._place = offsets[:, None, None, None]
-        self._mask = mx.arange(cells.capacity) <= self._place
+        self._attention = Attention(mx.arange(cells.capacity) <= self._place)
 
     def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `Part`."""
@@ -67,9 +69,7 @@ class Decoding:
         keys, values = self.cells.keys[layer], self.cells.values[layer]
         if sinks is None and attention.suits(queries, keys, values):
             return attention.attend(queries, keys, values, self._offsets, scale)
-        return mx.fast.scaled_dot_product_attention(
-            queries, keys, values, scale=scale, mask=self._mask, sinks=sinks
-        )
+        return self._attention(queries, keys, values, scale, sinks)
 
 
 class Prompting:
@@ -80,7 +80,7 @@ class Prompting:
         self.rows = cells.rows * length
         self._start = start
         self._reach = start + length
-        self._mask: str | mx.array = "causal"
+        self._attention = Attention("causal")
 
     def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `Part`."""
@@ -89,13 +89,12 @@ class Prompting:
 
     def attend(self, layer: int, queries: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
         """See `Part`. Padding comes last in each row, where nothing that counts can see it."""
-        out = mx.fast.scaled_dot_product_attention(
+        out = self._attention(
             self._by_sequence(queries),
             self.cells.keys[layer][:, :, : self._reach],
             self.cells.values[layer][:, :, : self._reach],
-            scale=scale,
-            mask=self._mask,
-            sinks=sinks,
+            scale,
+            sinks,
         )
         _, heads, _, width = out.shape
         return out.transpose(0, 2, 1, 3).reshape(self.rows, heads, 1, width)
@@ -120,7 +119,7 @@ class PromptingAt(Prompting):
         super().__init__(cells, 0, positions.size)
         self._at = positions[:1]
         self._reach = reach
-        self._mask = mx.arange(reach) <= positions[:, None]
+        self._attention = Attention(mx.arange(reach) <= positions[:, None])
 
     def _written(self, array: mx.array, new: mx.array) -> mx.array:
         return mx.slice_update(array, new, self._at, (2,))
@@ -164,10 +163,7 @@ class LayerView:
 
 def route_attention(model: Any) -> None:
     """Let the attention of `model`'s layers ask the cache, where that is a `LayerView`."""
-    for name in {type(module).__module__ for module in model.modules()}:
-        module = sys.modules[name]
-        if getattr(module, _ATTENTION, None) is base.scaled_dot_product_attention:
-            setattr(module, _ATTENTION, _attention)
+    replace_function(model, _ATTENTION, base.scaled_dot_product_attention, _attention)
 
 
 def _attention(  # noqa: PLR0917  mlx-lm's own signature
@@ -222,8 +218,7 @@ class Adapted:
         self._model = model
         self._layers = len(make_prompt_cache(model))
         self._narrowing = Narrowing(model)
-        on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        self._angles = share_angles(model) if on_cpu else Angles()
+        self._angles = share_angles(model) if on_cpu() else Angles()
         route_attention(model)
 
     def forward(self, parts: Sequence[Part], *, tokens: mx.array, offsets: mx.array, rows: int) -> mx.array:

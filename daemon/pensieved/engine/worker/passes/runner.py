@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pensieved.engine.worker.passes.cpu.device import on_x86
+from pensieved.engine.worker.passes.cpu.linear import multiply_weights_first
+from pensieved.engine.worker.passes.cpu.powers import activate_by_powers
 from pensieved.engine.worker.passes.fitting import flat_for
 from pensieved.engine.worker.passes.library import Library
 from pensieved.engine.worker.passes.quantized import see_matrices
@@ -57,6 +60,9 @@ def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
     see_matrices(model)
     if shapes.vectors:
         see_vectors(model)
+    if on_x86():
+        multiply_weights_first(model)
+        activate_by_powers(model)
     flat = flat_for(model, shapes)
     if flat is not None:
         return flat, shapes

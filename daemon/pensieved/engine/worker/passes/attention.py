@@ -1,0 +1,37 @@
+"""Attention of some rows of a pass, by whatever computes it best here."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from pensieved.engine.worker.passes.cpu import attention as on_cpu
+
+
+class Attention:
+    """Attention of rows that see what a mask says, in all layers of a pass.
+
+    Args:
+        mask: true where a query sees a position, to be broadcast to (sequences, heads, tokens, positions); or "causal": the
+            tokens are the last positions, and each sees those up to its own.
+    """
+
+    def __init__(self, mask: mx.array | str) -> None:
+        self._mask = mask
+        self._hidden: mx.array | None = None
+
+    def __call__(
+        self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, sinks: mx.array | None
+    ) -> mx.array:
+        """(sequences, heads, tokens, width) of the queries; see `mx.fast.scaled_dot_product_attention`."""
+        if sinks is None and on_cpu.suits(queries, keys, values):
+            if self._hidden is None:
+                self._hidden = on_cpu.hiding(self._seen(queries.shape[2], keys.shape[2]))
+            return on_cpu.attend(queries, keys, values, scale, self._hidden)
+        return mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=scale, mask=self._mask, sinks=sinks
+        )
+
+    def _seen(self, tokens: int, positions: int) -> mx.array:
+        if not isinstance(self._mask, str):
+            return self._mask
+        return mx.arange(positions) <= mx.arange(positions - tokens, positions)[:, None]
