@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bench.figures import rounded
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -82,7 +84,7 @@ class Child:
 
 
 def look(family: Sequence[psutil.Process]) -> list[dict[str, Any]]:
-    """Role, memory in bytes, descriptors and threads of each process that still runs."""
+    """Role, memory in bytes, descriptors, threads and processor time in seconds of each process that still runs."""
     seen = []
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied), process.oneshot():
@@ -92,6 +94,7 @@ def look(family: Sequence[psutil.Process]) -> list[dict[str, Any]]:
                     "memory": memory(process),
                     "fds": process.num_fds(),
                     "threads": process.num_threads(),
+                    "cpu": rounded(sum(process.cpu_times()[:2])),
                 }
             )
     return seen

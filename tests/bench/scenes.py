@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,10 @@ from bench.tables import MISSING, mib, ms, number, table, times
 
 if TYPE_CHECKING:
     from bench.result import Result
+
+
+SECONDS = 60
+"""Of a minute, which each measurement of the soak sums up."""
 
 
 def waves(result: Result) -> str:
@@ -109,7 +114,7 @@ def port(result: Result) -> str:
 
 def soak(result: Result) -> str:
     """The second and the last minute, and the extremes; what the first one warms is left out."""
-    minutes = list(result.of("soak"))[1:]
+    first, *minutes = list(result.of("soak")) or [None]
     if not minutes:
         return ""
     middle_rate = middle(each["tokens_per_second"] for each in minutes) or 0.0
@@ -118,6 +123,11 @@ def soak(result: Result) -> str:
         values = [pick(each) for each in minutes]
         shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
         rows.append([name, *shown, _drift(values)])
+    if "cpu" in first["processes"][0]:
+        spent = [after - before for before, after in itertools.pairwise(map(_cpu, (first, *minutes)))]
+        values = [each["tokens_per_second"] * SECONDS / cpu for each, cpu in zip(minutes, spent, strict=True)]
+        shown = [number(value) for value in (values[0], values[-1], min(values), max(values))]
+        rows.insert(1, ["tok per second of processor time", *shown, _drift(values)])
     rates = [each["tokens_per_second"] / middle_rate - 1 for each in minutes if middle_rate]
     third = -(-len(rates) // 3)
     thirds = ", ".join(
@@ -147,6 +157,7 @@ def _memory(role: str) -> Any:
     return lambda each: sum(process["memory"] for process in each["processes"] if process["role"] == role)
 
 
+_cpu = _total("cpu")
 _SOAK = {
     "tok/s": lambda each: each["tokens_per_second"],
     "memory of the daemon, MiB": _memory("server"),

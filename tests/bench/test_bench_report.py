@@ -175,9 +175,12 @@ def test_soak_compares_the_second_minute_with_the_last(small, tmp_path):
             tokens_per_second=rate,
             answers=9,
             faults=0,
-            processes=PROCESSES,
+            processes=[{**each, "cpu": 50.0 * minute} for each in PROCESSES],
         )
     page = page_of(tmp_path, small.path)
+    spent = 50.0 * len(PROCESSES) / 60
+    quotients = [tables.number(rate / spent) for rate in (100.0, 99.0, 99.0, 101.0)]
+    assert f"| tok per second of processor time | {' | '.join(quotients)} | -1.0% |" in page
     assert "| tok/s | 100.0 | 99.0 | 99.0 | 101.0 | -1.0% |" in page
     assert "python -m bench --rounds 2 --only daemon --parts '' --soak 4" in page
     assert "| threads | 29 | 29 | 29 | 29 | +0.0% |" in page
