@@ -91,12 +91,13 @@ def test_before_anything_is_known_a_chunk_is_short_and_goes_along_whole():
 
 
 def test_parts_follow_a_context_that_makes_them_dearer():
-    pace = sliced()
+    pace = sliced(0.01)
+    assert pace.parts(8, 1, 2048) == 2
     for _ in range(60):
         parts = pace.parts(8, 1, 2048)
-        pace.took(0.004 + 0.04 / parts, 8, 2048, 1 / parts)
-    assert parts == 8
-    assert 0.04 / parts < (PATIENCE - 1) * 9 / 8 * 0.004 < 0.04 / (parts / 2)
+        pace.took(0.004 + 0.02 / parts, 8, 2048, 1 / parts)
+    assert parts == 4
+    assert 0.02 / parts < (PATIENCE - 1) * 9 / 8 * 0.004 < 0.02 / (parts / 2)
 
 
 def test_parts_are_not_misjudged_where_every_second_step_waits_for_two():

@@ -51,20 +51,32 @@ def environment(config: EngineConfig) -> dict[str, str]:
     kernels = _kernel_dir(config)
     kernels.mkdir(parents=True, exist_ok=True)
     return {
+        **_graphs(),
         **os.environ,
         **(blas.environment(config.cache_dir) if config.command is WORKER else {}),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_OFFLINE": "1",
-        # MLX's own 400 are too few for a busy engine's shapes; to make one anew takes longer than to run it. Half a megabyte each.
-        "MLX_CUDA_GRAPH_CACHE_SIZE": os.environ.get("MLX_CUDA_GRAPH_CACHE_SIZE", "1000"),
-        # MLX gives up, by an exception, where more CUDA graphs are made than it means to keep, however long that took.
-        "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
         "PYTHONFAULTHANDLER": "1",  # a crash signal leaves its stack in the log
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(kernels),
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+def _graphs() -> dict[str, str]:
+    """How MLX's CUDA backend keeps the graphs that it makes of what it launches, unless the user says it otherwise."""
+    if sys.platform != "linux":
+        return {}  # Metal would heed one of them, too
+    return {
+        # Launches in a graph at the most. Short ones are alike, layer after layer, so there are fewer of them to make and to keep,
+        # and the same ones serve where a pass is computed in parts. Shorter still, they take longer to launch than to run.
+        "MLX_MAX_OPS_PER_BUFFER": "20",
+        # MLX's own 400 are too few for a busy engine's shapes; to make one anew takes longer than to run it.
+        "MLX_CUDA_GRAPH_CACHE_SIZE": "1000",
+        # MLX gives up, by an exception, where more CUDA graphs are made than it means to keep, however long that took.
+        "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
     }
 
 

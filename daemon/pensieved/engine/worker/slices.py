@@ -2,7 +2,7 @@
 
 Where a pass costs its launches, whatever its length, short chunks make a prompt last and long ones make readers wait. But MLX
 computes what is asked for and what that depends on: keys and values of the first layers need the first layers alone. So
-a long chunk is one pass, asked for in as many parts as readers need: in halves, quarters or eighths, so that the same parts come
+a long chunk is one pass, asked for in as many parts as readers need: in halves or quarters, so that the same parts come
 again, and with them the CUDA graphs that MLX has made of them.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pensieved.engine.worker.prefill import Group
 
-MOST = 8
+MOST = 4
 """Parts of a pass at the most: host and device wait for each other longer, the smaller the parts are."""
 CALM = 0.25
 """Weight of a measurement of a part; there are many."""
