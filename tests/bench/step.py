@@ -4,7 +4,7 @@ Both run in turn in the same process on the same weights, several rounds; a roun
 load on the machine slows both. `decode` is the rate of rows that only decode; `waves` is closed-loop work, prompts
 included: each request that ends is followed by the next. Every shape is met before it is timed. Before that, our side is
 warmed up as the engine does it, and the first waves of requests show whether that was enough. `--fair N` measures what
-eight streams notice of a prompt of N tokens.
+eight streams notice of a prompt of N tokens, `--peak N` the memory that four requests with prompts of N tokens take at the most.
 """
 
 import argparse
@@ -191,6 +191,24 @@ def fair(arguments, vocabulary):
     )
 
 
+def peak(arguments, vocabulary):
+    """Memory of the weights, of four requests at the most while their prompts are computed, and while they all decode."""
+    side, steps = Ours(arguments.loaded, 4, arguments.chunk), []
+    held = mx.get_active_memory()
+    for row in range(4):
+        side.insert(row, prompt(row, arguments.peak, vocabulary), arguments.tokens)
+    while len(side.batch):
+        mx.reset_peak_memory()
+        seen = len(side.step())
+        steps.append((seen, mx.get_peak_memory()))
+    figures = {
+        "before": held,
+        "at_most": max(most for _, most in steps),
+        "decoding": statistics.median(most for seen, most in steps if seen == 4),
+    }
+    print(json.dumps({f"{name}_gb": round(value / 1e9, 2) for name, value in figures.items()}), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
@@ -201,12 +219,15 @@ def main():
     parser.add_argument("--prompt", type=int, default=48, help="prompt of a request in waves")
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--fair", type=int, default=0, help="tokens of a long prompt beside eight streams")
+    parser.add_argument("--peak", type=int, default=0, help="tokens of four prompts whose memory is measured")
     arguments = parser.parse_args()
     arguments.loaded, _ = load_model(arguments.model)
     vocabulary = arguments.loaded(mx.array([[0]])).shape[-1]
     first_wave(arguments, vocabulary)
     if arguments.fair:
         fair(arguments, vocabulary)
+    if arguments.peak:
+        peak(arguments, vocabulary)
     for rows in arguments.rows:
         for work in (decode, waves):
             for make in (Theirs, Ours):

@@ -9,7 +9,16 @@ from structlog.testing import capture_logs
 from pensieved import machine
 from pensieved.engine.memorylog import tell
 from pensieved.engine.protocol import MemoryStats
-from pensieved.engine.worker.memory.device import Cuda, Host, Reading, bound_reuse, device_memory
+from pensieved.engine.worker.memory.device import (
+    AHEAD,
+    Cuda,
+    Host,
+    Reading,
+    bound_reuse,
+    device_memory,
+    in_use,
+    little_ahead,
+)
 from pensieved.engine.worker.memory.guard import INTERVAL, Guard
 from pensieved.machine import Pressure, margin_for
 from support.memories import Clock, settled
@@ -257,6 +266,18 @@ def test_reuse_is_bounded_and_a_lower_bound_stays():
         assert mx.set_cache_limit(first) == 1 << 20
     finally:
         mx.set_cache_limit(first)
+
+
+def test_what_is_launched_ahead_is_bounded_only_meanwhile():
+    first = mx.set_memory_limit(1 << 40)
+    try:
+        held = in_use()
+        with little_ahead(1000):
+            bound = mx.set_memory_limit(1 << 30)
+        assert held + 1000 < bound <= held + 1000 + AHEAD
+        assert mx.set_memory_limit(first) == 1 << 40
+    finally:
+        mx.set_memory_limit(first)
 
 
 def test_the_log_says_each_change_once_with_its_bytes():

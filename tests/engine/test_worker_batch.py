@@ -90,6 +90,17 @@ def test_plain_caches_run_flat_and_answer_as_mlx_lm(kind, policy):
     assert answer(batch, wanted) == expected(model, wanted, TOKENS)
 
 
+def test_a_chunk_keeps_no_more_than_its_own_keys_and_values():
+    model = model_of("phi3")  # its layers compute queries, keys and values as one array
+    flat = Flat(model, replace(CUDA, compiled=False))
+    prompt = flat.open([64])
+    flat.run(None, [(prompt, [tuple(range(64))])])
+    mx.eval(prompt.cells.arrays)
+    own, held = sum(array.nbytes for array in prompt.cells.arrays), mx.get_active_memory()
+    del prompt
+    assert own <= held - mx.get_active_memory() <= 1.1 * own
+
+
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "lfm2"])
 def test_quantized_models_answer_as_mlx_lm(kind):
     wanted = prompts(LENGTHS)

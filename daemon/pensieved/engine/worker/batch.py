@@ -24,7 +24,7 @@ from pensieved.engine.worker.pace import SMALLEST, Pace
 from pensieved.engine.worker.passes.runner import runner_for
 from pensieved.engine.worker.passes.shapes import shapes_for
 from pensieved.engine.worker.prefill import Group, Keeper, Prefill
-from pensieved.engine.worker.slices import SlicedPace, Slices
+from pensieved.engine.worker.slices import SlicedPace, Slices, set_off
 from pensieved.engine.worker.speculation.turn import speculation_for
 
 if TYPE_CHECKING:
@@ -279,12 +279,7 @@ class Batch:
         part: list[Sequence[mx.array]] = []
         if slices is not None:
             part, share = slices.take(everything=not decoder.rows)
-        if chosen is None:
-            mx.eval(rest, part)
-        else:
-            if self._shapes.apart:  # two passes computed at once would be launched layer by layer, in turns
-                mx.async_eval(chosen)  # type: ignore[no-untyped-call]
-            mx.async_eval(chosen, rest, part)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+        set_off(chosen, rest, part, apart=self._shapes.apart)
         if slices is None:
             return chosen, 0, share
         if not slices:

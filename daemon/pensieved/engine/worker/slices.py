@@ -9,14 +9,16 @@ again, and with them the CUDA graphs that MLX has made of them.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import mlx.core as mx
+
+from pensieved.engine.worker.memory.device import little_ahead
 from pensieved.engine.worker.pace import HICCUP, SMALLEST, Pace, Step, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import mlx.core as mx
 
     from pensieved.engine.worker.prefill import Group
 
@@ -62,6 +64,36 @@ class Slices:
         count = len(self._left) if everything else self._each
         taken, self._left = self._left[:count], self._left[count:]
         return taken, len(taken) / self._all
+
+
+def set_off(
+    chosen: tuple[mx.array, dict[int, mx.array]] | None,
+    decoded: Sequence[mx.array],
+    part: Sequence[Sequence[mx.array]],
+    *,
+    apart: bool,
+) -> None:
+    """Have the device compute a step, and wait for it only where nobody decodes.
+
+    Args:
+        chosen: the tokens of those who decode, and what is read besides.
+        decoded: what else their pass results in.
+        part: keys and values of prompts, layer by layer.
+        apart: whether those are a pass of their own.
+    """
+    if chosen is None:
+        with little_ahead(_bytes(part)) if apart else nullcontext():
+            mx.eval(part)
+    elif not (apart and part):
+        mx.async_eval(chosen, decoded, part)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+    else:
+        mx.async_eval(chosen, decoded)  # type: ignore[no-untyped-call]  # else both would be launched layer by layer, in turns
+        with little_ahead(_bytes(part)):
+            mx.async_eval(part)  # type: ignore[no-untyped-call]
+
+
+def _bytes(part: Sequence[Sequence[mx.array]]) -> int:
+    return sum(array.nbytes for layer in part for array in layer)
 
 
 class SlicedPace(Pace):

@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from pensieved import machine
 from pensieved.engine.protocol import Sampling, Submit
+from pensieved.engine.worker.memory.device import little_ahead
 from pensieved.engine.worker.passes.shapes import CHUNKS, PLAIN
 from pensieved.engine.worker.prefill import MOST_TOGETHER
 
@@ -276,7 +277,9 @@ def _decode(runner: Runner, rows: int, chunk: int) -> None:
 
 
 def _run(runner: Runner, tokens: mx.array | None, group: Any, chunk: list[list[int]]) -> None:
-    mx.eval(runner.run(tokens, [(group, chunk)]))
+    logits, results = runner.run(tokens, [(group, chunk)])
+    with little_ahead(sum(array.nbytes for layer in results for array in layer)):
+        mx.eval(logits, results)
 
 
 def _answer(batch: Batch, submits: list[Submit]) -> None:

@@ -7,6 +7,7 @@ NVML at every call or, where that library is missing, once and never again.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,7 @@ from pensieved import machine
 from pensieved.machine import Pressure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     Facts = Mapping[str, str | int]
 
@@ -24,6 +25,9 @@ LEAST_REUSED, MOST_REUSED = 128 * 1024**2, 1024**3
 SHARE_REUSED = 16
 """MLX may keep this part of the weights' size in freed buffers: a pass needs its scratch again and again, and that grows
 with the model; caches of requests that ended are larger, of sizes that seldom come again, and others need them."""
+
+AHEAD = 256 * 1024**2
+"""Bytes of results that are needed no more and not free yet, while a GPU computes prompts: unpacked weights of few layers."""
 
 SELDOM = 1.0
 """Seconds for which a CUDA driver's answer holds at the least."""
@@ -124,6 +128,23 @@ def device_memory(device: mx.Device) -> Device:
     if "free_memory" in facts:
         return Cuda(lambda: mx.device_info(device), in_use)
     return Host(int(facts.get("max_recommended_working_set_size") or 0) or None)
+
+
+@contextmanager
+def little_ahead(wanted: int) -> Iterator[None]:
+    """What is evaluated in here is launched only a little ahead of what a GPU has computed.
+
+    MLX frees what a pass needs no more when the device has come by, and launches a whole pass before that: of a model whose
+    weights are unpacked for long chunks, all of them would be in memory at once.
+
+    Args:
+        wanted: bytes that the results will take.
+    """
+    before = mx.set_memory_limit(in_use() + wanted + AHEAD)
+    try:
+        yield
+    finally:
+        mx.set_memory_limit(before)
 
 
 def bound_reuse(weights: int) -> None:
