@@ -51,7 +51,7 @@ async def measure_prefix(server: Server, plan: Plan, result: Result, tokenizer: 
     others = await closed_loop(
         server.target(), [_about(system, f"{seed}/{user}") for user in range(_USERS)], _USERS_AT_ONCE
     )
-    figures = [_figures(each) for each in others if not each.fault()]
+    figures = [_figures(each) for each in others if _is_answer(each)]
     result.add(
         "prefix",
         server.contestant.name,
@@ -86,14 +86,19 @@ def _about(system: str, seed: str) -> Request:
 
 async def _whole(server: Server, request: Request) -> Answer:
     answer = await ask(server.target(), request)
-    if answer.fault():
+    if not _is_answer(answer):
         raise ContestantError(f"a prompt was not answered: {answer.fault()}")
     return answer
 
 
+def _is_answer(answer: Answer) -> bool:
+    """Silence is one, too: what it took until then is what counts here."""
+    return not answer.fault() or answer.is_silence
+
+
 def _figures(answer: Answer) -> dict[str, Any]:
     return {
-        "ttft": rounded(answer.ttft),
+        "ttft": rounded(answer.ttft if answer.ttft is not None else answer.seconds),
         "prompt_tokens": answer.prompt_tokens,
         "cached_tokens": answer.cached_tokens,
     }

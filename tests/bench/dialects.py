@@ -58,6 +58,11 @@ class Answer:
             return "the stream ended without its closing event"
         return "" if self.output_tokens else "the stream ended without usage"
 
+    @property
+    def is_silence(self) -> bool:
+        """Whether the model's whole answer is that its turn is over: after a long text of no sense, small ones say so."""
+        return self.complete and not self.error and self.prompt_tokens > 0 and not self.output_tokens
+
 
 class Dialect(Protocol):
     """How to ask and how to read."""

@@ -67,6 +67,15 @@ def test_a_stream_cut_short_is_a_fault(name):
         assert "without its closing event" in read(name, events)[0].fault()
 
 
+def test_an_answer_of_no_tokens_is_a_fault_but_known_as_silence():
+    usage = '{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}'
+    answer = read("openai", [usage, "[DONE]"])[0]
+    assert answer.fault()
+    assert answer.is_silence
+    assert not read("openai", [usage])[0].is_silence
+    assert not read("openai", ["[DONE]"])[0].is_silence
+
+
 def test_an_answer_that_nobody_counted_is_a_fault():
     assert "without usage" in read("openai", [*OPENAI[:4], "[DONE]"])[0].fault()
 
