@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from pensieved.engine.worker.passes.cpu import attention as on_cpu
+from pensieved.engine.worker.passes.cpu import attention as cpu_attention
 
 
 class Attention:
@@ -23,10 +23,10 @@ class Attention:
         self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, sinks: mx.array | None
     ) -> mx.array:
         """(sequences, heads, tokens, width) of the queries; see `mx.fast.scaled_dot_product_attention`."""
-        if sinks is None and on_cpu.suits(queries, keys, values):
+        if sinks is None and cpu_attention.suits(queries, keys, values):
             if self._hidden is None:
-                self._hidden = on_cpu.hiding(self._seen(queries.shape[2], keys.shape[2]))
-            return on_cpu.attend(queries, keys, values, scale, self._hidden)
+                self._hidden = cpu_attention.hiding(self._seen(queries.shape[2], keys.shape[2]))
+            return cpu_attention.attend(queries, keys, values, scale, self._hidden)
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=self._mask, sinks=sinks
         )
