@@ -7,14 +7,11 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from bench.figures import middle, ratio
+from bench.soak import MINUTE
 from bench.tables import MISSING, mib, ms, number, table, times
 
 if TYPE_CHECKING:
     from bench.result import Result
-
-
-SECONDS = 60
-"""Of a minute, which each measurement of the soak sums up."""
 
 
 def waves(result: Result) -> str:
@@ -119,15 +116,14 @@ def soak(result: Result) -> str:
         return ""
     middle_rate = middle(each["tokens_per_second"] for each in minutes) or 0.0
     rows = []
-    for name, pick in _SOAK.items():
-        values = [pick(each) for each in minutes]
+    figures = {
+        "tok/s": [each["tokens_per_second"] for each in minutes],
+        **_by_processor_time([first, *minutes]),
+        **{name: [pick(each) for each in minutes] for name, pick in _SOAK.items()},
+    }
+    for name, values in figures.items():
         shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
         rows.append([name, *shown, _drift(values)])
-    if "cpu" in first["processes"][0]:
-        spent = [after - before for before, after in itertools.pairwise(map(_cpu, (first, *minutes)))]
-        values = [each["tokens_per_second"] * SECONDS / cpu for each, cpu in zip(minutes, spent, strict=True)]
-        shown = [number(value) for value in (values[0], values[-1], min(values), max(values))]
-        rows.insert(1, ["tok per second of processor time", *shown, _drift(values)])
     rates = [each["tokens_per_second"] / middle_rate - 1 for each in minutes if middle_rate]
     third = -(-len(rates) // 3)
     thirds = ", ".join(
@@ -149,6 +145,17 @@ def soak(result: Result) -> str:
     return table(head, rows) + note
 
 
+def _by_processor_time(minutes: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """What a second of the processes' time yields, from the second minute on; runs of before it was measured have none."""
+    if "cpu" not in minutes[0]["processes"][0]:
+        return {}
+    rates = [
+        each["tokens_per_second"] * MINUTE / (_total("cpu")(each) - _total("cpu")(before))
+        for before, each in itertools.pairwise(minutes)
+    ]
+    return {"tok per second of processor time": rates}
+
+
 def _total(key: str) -> Any:
     return lambda each: sum(process[key] for process in each["processes"])
 
@@ -157,9 +164,7 @@ def _memory(role: str) -> Any:
     return lambda each: sum(process["memory"] for process in each["processes"] if process["role"] == role)
 
 
-_cpu = _total("cpu")
 _SOAK = {
-    "tok/s": lambda each: each["tokens_per_second"],
     "memory of the daemon, MiB": _memory("server"),
     "memory of the engine, MiB": _memory("engine"),
     "descriptors": _total("fds"),
@@ -170,7 +175,7 @@ _SOAK = {
 def _shown(name: str, value: float) -> str:
     if name.startswith("memory"):
         return mib(value)
-    return number(value, digits=1 if name == "tok/s" else 0)
+    return number(value, digits=1 if name.startswith("tok") else 0)
 
 
 def _drift(values: list[float]) -> str:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from bench.servers import Server
 
 STREAMS = 8
-_MINUTE = 60.0
+MINUTE = 60.0
+"""Seconds that a measurement sums up."""
 PROMPT_CACHE = "64MiB"
 """It is full within the first minute, so that what grows afterwards is something else."""
 
@@ -90,7 +91,7 @@ async def measure_soak(server: Server, plan: Plan, result: Result) -> None:
     begun = time.perf_counter()
     try:
         for minute in itertools.count(1):
-            end = begun + min(minute * _MINUTE, plan.soak * _MINUTE)
+            end = begun + min(minute * MINUTE, plan.soak * MINUTE)
             await asyncio.sleep(max(0.0, end - time.perf_counter()))
             result.add(
                 "soak",

@@ -1,4 +1,4 @@
-"""What a CPU's own ways are worth (`engine/worker/passes/cpu`): `python tests/bench/ways.py MODEL` prints ratios.
+"""What a CPU's own ways are worth (`engine/worker/passes/cpu`): `python tests/bench/ways.py MODEL` prints the best of both.
 
 In one process, on the same weights, with and without them in turn: waves of prompts and the steps that follow. Only rounds side
 by side say something, since others use the machine too; run it with the BLAS that the engine has:

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from pensieved import machine
 from pensieved.engine.memorylog import tell
 from pensieved.engine.protocol import MemoryStats
+from pensieved.engine.worker.memory import device
 from pensieved.engine.worker.memory.device import (
     AHEAD,
     Cuda,
@@ -268,11 +269,13 @@ def test_reuse_is_bounded_and_a_lower_bound_stays():
         mx.set_cache_limit(first)
 
 
-def test_what_is_launched_ahead_is_bounded_only_meanwhile():
+def test_what_is_launched_ahead_is_bounded_only_meanwhile(monkeypatch):
+    monkeypatch.setattr(device, "on_cuda", lambda: True)
+    layers = [[mx.zeros(100)], [mx.zeros(50), mx.zeros(100)]]  # 1000 bytes, not made yet
     first = mx.set_memory_limit(1 << 40)
     try:
         held = in_use()
-        with little_ahead(1000):
+        with little_ahead(layers):
             bound = mx.set_memory_limit(1 << 30)
         assert held + 1000 < bound <= held + 1000 + AHEAD
         assert mx.set_memory_limit(first) == 1 << 40

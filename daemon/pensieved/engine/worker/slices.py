@@ -9,7 +9,6 @@ again, and with them the CUDA graphs that MLX has made of them.
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -82,18 +81,14 @@ def set_off(
         apart: whether those are a pass of their own.
     """
     if chosen is None:
-        with little_ahead(_bytes(part)) if apart else nullcontext():
+        with little_ahead(part):
             mx.eval(part)
     elif not (apart and part):
         mx.async_eval(chosen, decoded, part)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
     else:
         mx.async_eval(chosen, decoded)  # type: ignore[no-untyped-call]  # else both would be launched layer by layer, in turns
-        with little_ahead(_bytes(part)):
+        with little_ahead(part):
             mx.async_eval(part)  # type: ignore[no-untyped-call]
-
-
-def _bytes(part: Sequence[Sequence[mx.array]]) -> int:
-    return sum(array.nbytes for layer in part for array in layer)
 
 
 class SlicedPace(Pace):

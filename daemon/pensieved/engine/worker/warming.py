@@ -22,7 +22,7 @@ from pensieved.engine.worker.passes.shapes import CHUNKS, PLAIN
 from pensieved.engine.worker.prefill import MOST_TOGETHER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pensieved.engine.worker.batch import Batch
     from pensieved.engine.worker.passes.runner import Runner
@@ -185,28 +185,29 @@ def meet_in_turn(batch: Batch, requests: int) -> None:
 
 def learn_pace(batch: Batch, length: int) -> None:
     """A prompt beside somebody who decodes, in chunks of `length`: the first real one is to find some of the right size."""
-    batch.insert(Submit(request=0, prompt=(0,), max_tokens=1 << 30, stop_tokens=()))
-    for _ in range(STEADY):
-        batch.step()
-    batch.try_chunks(length)
-    batch.insert(Submit(request=1, prompt=(0,) * (CHUNKS_TRIED * length + 1), max_tokens=1, stop_tokens=()))
-    while not any(output.request == 1 for output in batch.step()):
-        pass
-    batch.try_chunks(None)
-    batch.remove(0)
+    prompt = Submit(request=1, prompt=(0,) * (CHUNKS_TRIED * length + 1), max_tokens=1, stop_tokens=())
+    _beside(batch, [Submit(request=0, prompt=(0,), max_tokens=1 << 30, stop_tokens=())], prompt, length)
 
 
 def meet_beside(batch: Batch, readers: int, length: int) -> None:
     """A long prompt beside some who decode, as it will be."""
-    for request in range(1, readers + 1):
-        batch.insert(Submit(request, (0,) * WAVES[0], 1 << 30, ()))
+    reading = [Submit(request, (0,) * WAVES[0], 1 << 30, ()) for request in range(1, readers + 1)]
+    _beside(batch, reading, Submit(request=0, prompt=(0,) * (length - 1), max_tokens=1, stop_tokens=()))
+
+
+def _beside(batch: Batch, reading: Sequence[Submit], prompt: Submit, chunk: int | None = None) -> None:
+    """The prompt, in chunks of so many tokens or as the batch has it, once those who decode have done so for a while."""
+    for reader in reading:
+        batch.insert(reader)
     for _ in range(STEADY):
         batch.step()
-    batch.insert(Submit(request=0, prompt=(0,) * (length - 1), max_tokens=1, stop_tokens=()))
-    while not any(output.request == 0 for output in batch.step()):
+    batch.try_chunks(chunk)
+    batch.insert(prompt)
+    while not any(output.request == prompt.request for output in batch.step()):
         pass
-    for request in range(1, readers + 1):
-        batch.remove(request)
+    batch.try_chunks(None)
+    for reader in reading:
+        batch.remove(reader.request)
 
 
 def first_passes(runner: Runner, shapes: Shapes, expected: Expected) -> Iterator[None]:
@@ -278,7 +279,7 @@ def _decode(runner: Runner, rows: int, chunk: int) -> None:
 
 def _run(runner: Runner, tokens: mx.array | None, group: Any, chunk: list[list[int]]) -> None:
     logits, results = runner.run(tokens, [(group, chunk)])
-    with little_ahead(sum(array.nbytes for layer in results for array in layer)):
+    with little_ahead(results):
         mx.eval(logits, results)
 
 

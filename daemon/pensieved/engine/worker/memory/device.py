@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 import mlx.core as mx
 
 from pensieved import machine
+from pensieved.engine.worker.passes.kernels.device import on_cuda
 from pensieved.machine import Pressure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Facts = Mapping[str, str | int]
 
@@ -131,15 +132,19 @@ def device_memory(device: mx.Device) -> Device:
 
 
 @contextmanager
-def little_ahead(wanted: int) -> Iterator[None]:
-    """What is evaluated in here is launched only a little ahead of what a GPU has computed.
+def little_ahead(layers: Sequence[Sequence[mx.array]]) -> Iterator[None]:
+    """On CUDA, these are launched in here only a little ahead of what the device has computed.
 
     MLX frees what a pass needs no more when the device has come by, and launches a whole pass before that: of a model whose
     weights are unpacked for long chunks, all of them would be in memory at once.
 
     Args:
-        wanted: bytes that the results will take.
+        layers: what a pass results in, not evaluated yet.
     """
+    if not on_cuda():
+        yield
+        return
+    wanted = sum(array.nbytes for layer in layers for array in layer)
     before = mx.set_memory_limit(in_use() + wanted + AHEAD)
     try:
         yield

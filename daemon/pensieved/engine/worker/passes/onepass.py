@@ -100,9 +100,8 @@ class Prompting:
         return out.transpose(0, 2, 1, 3).reshape(self.rows, heads, 1, width)
 
     def _written(self, array: mx.array, new: mx.array) -> mx.array:
-        if (
-            new.shape == array.shape
-        ):  # MLX would take it as it is: a view, which keeps all that the layer has computed with it
+        if new.shape == array.shape:
+            # MLX would take it as it is: a view, which keeps all that the layer has computed with it.
             return mx.contiguous(new)
         array[:, :, self._start : self._reach] = new
         return array

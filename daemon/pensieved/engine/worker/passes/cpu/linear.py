@@ -1,8 +1,8 @@
 """Linear layers of a few rows on an x86 CPU: weights times rows, not rows times weights.
 
 The numbers are the same, transposed. But OpenBLAS copies what it multiplies into an order of its own first, all weights for a
-few rows, and copies its first matrix more slowly than its second: on one Sapphire Rapids core pair a step of eight rows of the
-starter model takes an eighth less time this way round. With more rows the copy no longer matters.
+few rows, and copies its first matrix more slowly than its second (`tests/bench/ways.py` measures what this is worth). With more
+rows the copy no longer matters.
 """
 
 from __future__ import annotations

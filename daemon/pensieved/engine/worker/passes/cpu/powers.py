@@ -1,8 +1,8 @@
 """Exponentials on an x86 CPU, as powers of two.
 
-MLX's `exp` takes 28 ns a number there: it is written for vectors, of which that backend has none, and each of its fused
-multiply-adds is a call into the C library. `power` is one call of the C library's own, and takes 12 ns. Half of the time that a
-prompt takes is spent on exponentials, in attention and in the activations of its layers, so this is a third of that time.
+MLX's `exp` is written for vectors, of which that backend has none, and each of its fused multiply-adds is a call into the C
+library. `power` is one call of the C library's own, and takes less than half as long. Much of the time that a prompt takes goes
+into exponentials, in attention and in the activations of its layers (`tests/bench/ways.py` measures what this is worth).
 Both err by as much: 4e-6 of the smallest results, less of those that count.
 """
 
