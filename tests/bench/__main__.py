@@ -23,6 +23,7 @@ from bench.shapes import MADE_BY
 
 if TYPE_CHECKING:
     from bench.contestants import Contestant, Setup
+    from bench.servers import Server
     from pensieved.models.manifest import Manifest
 
 RESULTS = Path("docs", "benchmarks")
@@ -92,8 +93,15 @@ class Run:
             measured = startup.measure_port(each, self.setup, result, log, plan.port_rounds)
             await self._guarded("port", each, measured)
         if plan.soak:
-            setup = soak.with_full_cache(self.setup)
-            await self._served("soak", each, lambda server: soak.measure_soak(server, plan, result), setup)
+            await self._served("soak", each, self._soak, soak.with_full_cache(self.setup))
+
+    async def _soak(self, server: Server) -> None:
+        ceiling = next((each for each in self.entered if each.name == "ceiling"), None)
+        if ceiling is None:
+            await soak.measure_soak(server, self.plan, self.result)
+            return
+        async with running(ceiling, self.setup, self._log(ceiling), f"{self.plan.seed}/soak") as beside:
+            await soak.measure_soak(server, self.plan, self.result, beside)
 
     async def _served(self, part: str, each: Contestant, measure: Any, setup: Setup | None = None) -> None:
         """A part on a server of its own: what one part leaves in caches is nothing to the next."""

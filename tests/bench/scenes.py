@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ from bench.soak import MINUTE
 from bench.tables import MISSING, mib, ms, number, table, times
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bench.result import Result
 
 
@@ -110,30 +111,17 @@ def port(result: Result) -> str:
 
 
 def soak(result: Result) -> str:
-    """The second and the last minute, and the extremes; what the first one warms is left out."""
-    first, *minutes = list(result.of("soak")) or [None]
+    """The second and the last minute, the extremes, and thirds of the time; what the first one warms is left out."""
+    _, *minutes = list(result.of("soak")) or [None]
     if not minutes:
         return ""
-    middle_rate = middle(each["tokens_per_second"] for each in minutes) or 0.0
     rows = []
-    figures = {
-        "tok/s": [each["tokens_per_second"] for each in minutes],
-        **_by_processor_time([first, *minutes]),
-        **{name: [pick(each) for each in minutes] for name, pick in _SOAK.items()},
-    }
-    for name, values in figures.items():
-        shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
-        rows.append([name, *shown, _drift(values)])
-    rates = [each["tokens_per_second"] / middle_rate - 1 for each in minutes if middle_rate]
-    third = -(-len(rates) // 3)
-    thirds = ", ".join(
-        f"{statistics.median(rates[start : start + third]):+.1%}" for start in range(0, len(rates), third)
-    )
+    for name, pick in _SOAK.items():
+        values = [pick(each) for each in minutes if _NEEDED.get(name, "minute") in each]
+        if values:
+            shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
+            rows.append([name, *shown, _drift(values[0], values[-1]), _drift(*_thirds(values))])
     faults = sum(each["faults"] for each in result.of("soak"))
-    note = (
-        f"\n\nThroughput of a minute: {min(rates):+.1%} to {max(rates):+.1%} around the median; "
-        f"medians of each third of the time: {thirds}. {faults} requests failed."
-    )
     head = [
         f"{minutes[-1]['minute']} minutes",
         "in minute 2",
@@ -141,19 +129,15 @@ def soak(result: Result) -> str:
         "least",
         "most",
         "last / second",
+        "last third / first",
     ]
-    return table(head, rows) + note
+    return table(head, rows) + f"\n\nOf a third of the time, the median counts. {faults} requests failed."
 
 
-def _by_processor_time(minutes: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """What a second of the processes' time yields, from the second minute on; runs of before it was measured have none."""
-    if "cpu" not in minutes[0]["processes"][0]:
-        return {}
-    rates = [
-        each["tokens_per_second"] * MINUTE / (_total("cpu")(each) - _total("cpu")(before))
-        for before, each in itertools.pairwise(minutes)
-    ]
-    return {"tok per second of processor time": rates}
+def _thirds(values: Sequence[float]) -> tuple[float, float]:
+    """Medians of the first and the last third."""
+    third = -(-len(values) // 3)
+    return statistics.median(values[:third]), statistics.median(values[-third:])
 
 
 def _total(key: str) -> Any:
@@ -164,7 +148,13 @@ def _memory(role: str) -> Any:
     return lambda each: sum(process["memory"] for process in each["processes"] if process["role"] == role)
 
 
+OF_CEILING, BY_PROCESSOR_TIME = "tok/s by the ceiling's", "tok per second of processor time"
+_NEEDED = {OF_CEILING: "ceiling", BY_PROCESSOR_TIME: "cpu"}
+"""What a minute may lack: the ceiling need not take part, and processor time was not always measured."""
 _SOAK = {
+    "tok/s": lambda each: each["tokens_per_second"],
+    OF_CEILING: lambda each: each["tokens_per_second"] / each["ceiling"],
+    BY_PROCESSOR_TIME: lambda each: each["tokens_per_second"] * MINUTE / each["cpu"],
     "memory of the daemon, MiB": _memory("server"),
     "memory of the engine, MiB": _memory("engine"),
     "descriptors": _total("fds"),
@@ -175,11 +165,13 @@ _SOAK = {
 def _shown(name: str, value: float) -> str:
     if name.startswith("memory"):
         return mib(value)
+    if name == OF_CEILING:
+        return number(value, digits=2)
     return number(value, digits=1 if name.startswith("tok") else 0)
 
 
-def _drift(values: list[float]) -> str:
-    return f"{values[-1] / values[0] - 1:+.1%}" if values[0] else MISSING
+def _drift(first: float, last: float) -> str:
+    return f"{last / first - 1:+.1%}" if first else MISSING
 
 
 def _by_number(result: Result, part: str, key: str) -> str:

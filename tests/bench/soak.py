@@ -1,9 +1,15 @@
-"""Part `soak`: eight streams for minutes; what each minute produced, and what the processes had at its end."""
+"""Part `soak`: eight streams for minutes; what each minute produced, and what the processes had meanwhile.
+
+A machine that others use as well wanders by more within half an hour than a server should. So where the ceiling takes part, the
+streams rest after each minute while it does the same work, on the machine as it is then.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import statistics
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +20,7 @@ from bench.load import ask
 from bench.prompts import story
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bench.contestants import Setup
     from bench.dialects import Answer
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 STREAMS = 8
 MINUTE = 60.0
 """Seconds that a measurement sums up."""
+LOOKS = 12
+"""In a minute. Memory moves within seconds, as prompts come and go: one look would be a lottery."""
 PROMPT_CACHE = "64MiB"
 """It is full within the first minute, so that what grows afterwards is something else."""
 
@@ -42,18 +50,46 @@ class _Streams:
     def __init__(self, server: Server, plan: Plan) -> None:
         self._server, self._plan = server, plan
         self._numbers: Iterator[int] = itertools.count()
-        self._events = self._answers = self._faults = 0
+        self._asking = asyncio.Condition()
+        self._resting, self._open = False, 0  # whether nobody is to ask, and how many wait for an answer
         self._tokens = self._texts = 0  # of whole answers, since the beginning
-        self._since = time.perf_counter()
+        self._begin()
 
     async def run(self) -> None:
         """Until cancelled. A fault is counted, and the stream asks again after a second."""
         while True:
-            seed = f"{self._plan.seed}/soak/{next(self._numbers)}"
-            request = Request(messages=(story(seed),), tokens=self._plan.tokens)
-            self._count(answer := await ask(self._server.target(), request, self._heard))
+            async with self._asking:
+                await self._asking.wait_for(lambda: not self._resting)
+                self._open += 1
+            answer = await self._ask()
+            async with self._asking:
+                self._open -= 1
+                self._asking.notify_all()
             if answer.fault():
                 await asyncio.sleep(1)
+
+    async def rest(self) -> None:
+        """Returns when all have their answers; no stream asks again before `go_on`."""
+        async with self._asking:
+            self._resting = True
+            await self._asking.wait_for(lambda: not self._open)
+
+    async def go_on(self) -> None:
+        """All streams ask, and what they hear from now on counts."""
+        async with self._asking:
+            self._resting = False
+            self._asking.notify_all()
+        self._begin()
+
+    async def _ask(self) -> Answer:
+        seed = f"{self._plan.seed}/soak/{next(self._numbers)}"
+        request = Request(messages=(story(seed),), tokens=self._plan.tokens)
+        self._count(answer := await ask(self._server.target(), request, self._heard))
+        return answer
+
+    def _begin(self) -> None:
+        self._events = self._answers = self._faults = 0
+        self._since = time.perf_counter()
 
     def _heard(self) -> None:
         self._events += 1
@@ -79,30 +115,64 @@ class _Streams:
             "answers": self._answers,
             "faults": self._faults,
         }
-        self._events = self._answers = self._faults = 0
-        self._since = now
+        self._begin()
         return figures
 
 
-async def measure_soak(server: Server, plan: Plan, result: Result) -> None:
-    """A measurement for each minute."""
+async def measure_soak(server: Server, plan: Plan, result: Result, ceiling: Server | None = None) -> None:
+    """A measurement for each minute; of the ceiling as well, if there is one."""
     streams = _Streams(server, plan)
     running = asyncio.gather(*(streams.run() for _ in range(STREAMS)))
-    begun = time.perf_counter()
     try:
-        for minute in itertools.count(1):
-            end = begun + min(minute * MINUTE, plan.soak * MINUTE)
-            await asyncio.sleep(max(0.0, end - time.perf_counter()))
+        for minute in range(1, math.ceil(plan.soak) + 1):
+            looks = await _watched(server, MINUTE * min(1.0, plan.soak - minute + 1))
+            figures = streams.take()
+            if ceiling is not None:
+                await streams.rest()
+                figures["ceiling"] = await _rate(ceiling, plan, minute)
+                await streams.go_on()
+            spent = [sum(process["cpu"] for process in looks[place]) for place in (0, -1)]
             result.add(
                 "soak",
                 server.contestant.name,
                 0,
                 minute=minute,
-                **streams.take(),
-                processes=server.processes(),
+                **figures,
+                cpu=rounded(spent[1] - spent[0]),
+                processes=_typical(looks),
             )
-            if minute >= plan.soak:
-                break
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def _rate(ceiling: Server, plan: Plan, minute: int) -> float:
+    """Tokens a second of one request for each stream."""
+    figures = await ceiling.level(
+        f"{plan.seed}/soak/ceiling/{minute}", concurrency=STREAMS, requests=STREAMS, tokens=plan.tokens
+    )
+    return float(figures["tokens_per_second"])
+
+
+async def _watched(server: Server, seconds: float) -> list[list[dict[str, Any]]]:
+    """The server's processes, looked at from now on for so long."""
+    begun = time.perf_counter()
+    looks = [server.processes()]
+    for look in range(1, LOOKS + 1):
+        await asyncio.sleep(max(0.0, begun + seconds * look / LOOKS - time.perf_counter()))
+        looks.append(server.processes())
+    return looks
+
+
+def _typical(looks: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The processes as they were at last, but with the median of their memory."""
+
+    def memory(role: str) -> float:
+        return statistics.median_low(
+            sum(each["memory"] for each in look if each["role"] == role) for look in looks
+        )
+
+    return [
+        {"role": each["role"], "memory": memory(each["role"]), "fds": each["fds"], "threads": each["threads"]}
+        for each in looks[-1]
+    ]

@@ -17,7 +17,6 @@ from pensieved.engine.worker.memory.device import (
     Reading,
     bound_reuse,
     device_memory,
-    in_use,
     little_ahead,
 )
 from pensieved.engine.worker.memory.guard import INTERVAL, Guard
@@ -274,7 +273,7 @@ def test_what_is_launched_ahead_is_bounded_only_meanwhile(monkeypatch):
     layers = [[mx.zeros(100)], [mx.zeros(50), mx.zeros(100)]]  # 1000 bytes, not made yet
     first = mx.set_memory_limit(1 << 40)
     try:
-        held = in_use()
+        held = mx.get_active_memory()
         with little_ahead(layers):
             bound = mx.set_memory_limit(1 << 30)
         assert held + 1000 < bound <= held + 1000 + AHEAD

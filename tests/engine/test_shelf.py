@@ -61,6 +61,19 @@ def test_bringing_rows_together_never_holds_much_twice(monkeypatch):
         assert mx.array_equal(now, then[mx.array([0, 2])])
 
 
+def test_newcomers_are_never_held_twice_either(monkeypatch):
+    monkeypatch.setattr(shelf, "AT_ONCE", 4 * 1024**2)
+    here, coming = Shelf(cells_of(256), [200, 10, 250, 240]), cells_of(256)
+    before = sum(array.nbytes for array in coming.arrays)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    here.arrange([0, 1, 2, 3], [(coming, row, 100) for row in range(ROWS)], CPU)
+    mx.eval(here.cells.arrays)
+    assert here.cells.rows == 2 * ROWS
+    assert mx.get_peak_memory() - held <= 3 * shelf.AT_ONCE < before // 2
+
+
 @pytest.mark.parametrize("at_once", [1, 1 << 40])
 def test_rows_come_together_with_what_they_hold(monkeypatch, at_once):
     monkeypatch.setattr(shelf, "AT_ONCE", at_once)
@@ -70,7 +83,8 @@ def test_rows_come_together_with_what_they_hold(monkeypatch, at_once):
         for mine, theirs in zip(here.cells.arrays, coming.arrays, strict=True)
     ]
     mx.eval(known)
-    assert here.arrange([3, 0], [(coming, 2, 70), (coming, 0, 65)], CPU) == [0, 1, 2, 3]
+    handed = coming.copy()
+    assert here.arrange([3, 0], [(handed, 2, 70), (handed, 0, 65)], CPU) == [0, 1, 2, 3]
     assert here.lengths == [40, 60, 70, 65]
     assert here.cells.capacity == 128
     for now, (mine, theirs) in zip(here.cells.arrays, known, strict=True):

@@ -27,8 +27,8 @@ SHARE_REUSED = 16
 """MLX may keep this part of the weights' size in freed buffers: a pass needs its scratch again and again, and that grows
 with the model; caches of requests that ended are larger, of sizes that seldom come again, and others need them."""
 
-AHEAD = 256 * 1024**2
-"""Bytes of results that are needed no more and not free yet, while a GPU computes prompts: unpacked weights of few layers."""
+AHEAD = 64 * 1024**2
+"""Bytes of results that are needed no more and not free yet, while a GPU computes prompts, besides those of a CUDA graph."""
 
 SELDOM = 1.0
 """Seconds for which a CUDA driver's answer holds at the least."""
@@ -145,7 +145,7 @@ def little_ahead(layers: Sequence[Sequence[mx.array]]) -> Iterator[None]:
         yield
         return
     wanted = sum(array.nbytes for layer in layers for array in layer)
-    before = mx.set_memory_limit(in_use() + wanted + AHEAD)
+    before = mx.set_memory_limit(mx.get_active_memory() + wanted + AHEAD)
     try:
         yield
     finally:

@@ -181,7 +181,7 @@ class Flat:
 
         Args:
             keep: places of rows that go on; the others are forgotten.
-            coming: new rows: the group each was computed in, its row there, and the tokens it holds.
+            coming: new rows: the group each was computed in, its row there, and the tokens it holds. These groups are used up.
         """
         if coming:
             self._together = 0
@@ -221,8 +221,7 @@ class Flat:
     def _carry_out(self, plans: Sequence[Any], rows: int) -> list[int]:
         places = [0] * rows
         base = 0
-        for shelf, kept, newcomers in plans:
-            coming = [(prompt.cells, row, length) for _, prompt, row, length in newcomers]
+        for (shelf, kept, newcomers), coming in zip(plans, _taken_from_prompts(plans), strict=True):
             found = shelf.arrange([row for _, row in kept], coming, self._shapes)
             orders = [each[0] for each in kept] + [each[0] for each in newcomers]
             for order, place in zip(orders, found, strict=True):
@@ -301,6 +300,18 @@ class Flat:
         )
         after = [[(part.cells.keys, part.cells.values) for part in parts] for parts in (shelves, prompts)]
         return [logits] if width else [], *after
+
+
+def _taken_from_prompts(plans: Sequence[Any]) -> list[list[tuple[Cells, int, int]]]:
+    """Each shelf's newcomers: cells, row there and length. Nobody else refers to those arrays then, so they go as they are copied."""
+    taken = []
+    for _, _, newcomers in plans:
+        cells = {id(prompt): prompt.cells.copy() for _, prompt, _, _ in newcomers}
+        taken.append([(cells[id(prompt)], row, length) for _, prompt, row, length in newcomers])
+    for _, _, newcomers in plans:
+        for _, prompt, _, _ in newcomers:
+            prompt.cells.handed_over()
+    return taken
 
 
 def _cut_out(cells: Cells, row: int, start: int, end: int) -> Snapshot:

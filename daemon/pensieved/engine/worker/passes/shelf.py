@@ -8,6 +8,7 @@ stretch the arrays of all others.
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,16 @@ class Cells:
         """The same by layers."""
         return [list(layer) for layer in zip(self.keys, self.values, strict=True)]
 
+    def copy(self) -> Cells:
+        """The same arrays, in lists of its own."""
+        return Cells(list(self.keys), list(self.values))
+
+    def handed_over(self) -> deque[mx.array]:
+        """Its arrays, keys before values, which it has no longer."""
+        arrays = deque(self.arrays)
+        self.keys, self.values = [], []
+        return arrays
+
     def stretch(self, capacity: int, *, lazily: bool = False) -> None:
         """Have room for more tokens in each row; `lazily`: made with whatever needs it, and not before."""
         if not lazily:
@@ -67,7 +78,7 @@ class Cells:
         """Make every array anew, in place, a few layers at a time: no more than these are in memory twice.
 
         Args:
-            make: returns the array of a side and a layer.
+            make: returns the array of a side and a layer; it is asked for keys before values, layer by layer.
         """
         ahead: list[mx.array] = []  # what the device works at while the next are prepared
         pending: list[mx.array] = []
@@ -132,7 +143,7 @@ class Shelf:
 
         Args:
             keep: rows that go on.
-            coming: new ones: the cells they are in, their row there, and their length.
+            coming: new ones: the cells they are in, which lose their arrays to the shelf, their row there, and their length.
             shapes: how many rows and how much room to have.
         """
         lengths = [self.lengths[row] or 0 for row in keep] + [length for _, _, length in coming]
@@ -155,8 +166,8 @@ class Shelf:
     def _gather(
         self, keep: Sequence[int], coming: Sequence[tuple[Cells, int, int]], rows: int, capacity: int
     ) -> None:
-        """Bring together what is kept and what comes, in rows of this capacity."""
-        parts = [(self.cells, list(keep))] if keep else []
+        """Bring together what is kept and what comes, in rows of this capacity; what was copied is let go of layer by layer."""
+        parts = [(self.cells.copy(), list(keep))] if keep else []
         for _, together in groupby(coming, key=lambda each: id(each[0])):
             of_one = list(together)
             parts.append((of_one[0][0], [source for _, source, _ in of_one]))
@@ -166,11 +177,12 @@ class Shelf:
             and sources == list(range(rows))
             and (first.rows, first.capacity) == (rows, capacity)
         ):
-            self.cells = first  # just what is wanted
+            self.cells = first.copy()  # just what is wanted
             return
+        left = [(cells.handed_over(), sources) for cells, sources in parts]
 
-        def gathered(side: int, layer: int) -> mx.array:
-            found = [_taken(cells.sides[side][layer], sources) for cells, sources in parts]
+        def gathered(_side: int, _layer: int) -> mx.array:
+            found = [_taken(arrays.popleft(), sources) for arrays, sources in left]
             return _joined([_with_room(array, capacity) for array in found], rows)
 
         self.cells.remake(gathered)
