@@ -99,6 +99,28 @@ def test_short_prompts_are_written_when_they_come_again(engines, plain):
     assert engines.files()
 
 
+def test_what_is_to_be_written_is_fetched_a_little_at_a_time(engines, plain):
+    machine = engines.start(plain)
+    machine.ask(text(90, 1), max_tokens=1)
+    turns = 1
+    while machine.disk.export(0):
+        assert not engines.files()
+        turns += 1
+    assert turns > 2
+    machine.disk.flush()
+    machine.keeper.shed(0)
+    assert machine.cached(text(90, 1)) == 89
+
+
+def test_what_is_forgotten_while_it_is_fetched_is_not_written(engines, plain):
+    machine = engines.start(plain)
+    machine.ask(text(90, 1), max_tokens=1)
+    assert machine.disk.export(0)
+    machine.keeper._forget(machine.disk._exports[0].entry)
+    machine.disk.flush()
+    assert not engines.files()
+
+
 def test_what_is_on_disk_may_leave_memory(engines, model):
     machine = engines.start(model)
     machine.ask(text(90, 1), max_tokens=1)
