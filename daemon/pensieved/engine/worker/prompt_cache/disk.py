@@ -118,8 +118,8 @@ class Disk:
     def export(self, seconds: float = math.inf) -> bool:
         """Fetch what is to be written from the device, for about so long; whether there is more.
 
-        A GPU with a memory of its own takes milliseconds for each hundred tokens, and nobody's next token should wait for all of a
-        long prompt. Where memory is shared, there is nothing to fetch.
+        From a GPU's own memory a long prompt takes tens of milliseconds, for which nobody's next token should wait. Where memory is
+        shared, there is nothing to fetch.
         """
         until = time.perf_counter() + seconds
         while self._exports:
