@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import json
 import shlex
 import signal
@@ -193,6 +194,8 @@ def main(words: list[str]) -> int:
         gguf=plan.gguf,
     )
     run = Run(plan, setup, model.manifest)
+    gc.collect()
+    gc.freeze()  # to look at all of this again takes 20 ms, for which every stream would seem to pause
     good = asyncio.run(run.measure())
     print(tables.throughput(run.result), tables.ratios(run.result), run.result.path, sep="\n\n")
     return 0 if good else 1

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from pensieved.engine.worker.prompt_cache import keeper
 from pensieved.engine.worker.prompt_cache.entry import as_tokens
 from pensieved.engine.worker.prompt_cache.file import DamagedError, file_name, read_file, write_file
 from pensieved.engine.worker.prompt_cache.folder import LOCK, Folder
@@ -97,6 +98,30 @@ def test_short_prompts_are_written_when_they_come_again(engines, plain):
     machine.ask(text(20, 1), max_tokens=1)
     machine.disk.flush()
     assert engines.files()
+
+
+def test_what_is_to_be_written_is_fetched_a_little_at_a_time(engines, plain, monkeypatch):
+    monkeypatch.setattr(keeper, "MOMENT", 0.0)
+    machine = engines.start(plain)
+    machine.ask(text(90, 1), max_tokens=1)
+    turns = 1
+    while machine.keeper.write_on():
+        assert not engines.files()
+        turns += 1
+    assert turns > 1
+    machine.disk.flush()
+    machine.keeper.shed(0)
+    assert machine.cached(text(90, 1)) == 89
+
+
+def test_what_is_forgotten_while_it_is_fetched_is_not_written(engines, plain, monkeypatch):
+    monkeypatch.setattr(keeper, "MOMENT", 0.0)
+    machine = engines.start(plain)
+    machine.ask(text(90, 1), max_tokens=1)
+    assert machine.keeper.write_on()
+    machine.keeper._forget(machine.disk._exports[0].entry)
+    machine.disk.flush()
+    assert not engines.files()
 
 
 def test_what_is_on_disk_may_leave_memory(engines, model):

@@ -164,6 +164,8 @@ class Machine:
             for output in self.batch.step():
                 running[output.request].tokens += output.tokens
                 running[output.request].logprobs += [each.chosen for each in output.logprobs]
+            if self.keeper is not None:
+                self.keeper.write_on()
         for recalled in self.recalled:
             if recalled.request in running:
                 running[recalled.request].recalled = recalled

@@ -119,6 +119,7 @@ def _serve(link: Link, batch: Batch, keeper: PromptCache | None, warm_up: WarmUp
             held = mx.get_active_memory(), mx.get_cache_memory()
             link.send(Heartbeat(len(batch), *held, kept, memory, batch.speculation))
             beaten, closed = now, memory.closed
+        busy |= keeper is not None and keeper.write_on()
 
 
 def _warm(link: Link, batch: Batch, warm_up: WarmUp) -> bool:

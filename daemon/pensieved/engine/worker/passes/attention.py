@@ -37,8 +37,8 @@ class Attention:
     def _added(self, kind: mx.Dtype) -> mx.array | str:
         """The mask as something to be added to scores: cuDNN's attention takes no other.
 
-        MLX would make that of it, too, but for each layer anew and each head by itself: 2 GB for 2,048 tokens that 32 heads look
-        at 8,192 positions with. It is finite: where a block of positions is all hidden, infinities would be subtracted.
+        MLX would make that of it, too, but for each head by itself: 1 GB where 32 heads of 2,048 tokens look at 8,192 positions. It
+        is finite: where a block of positions is all hidden, infinities would be subtracted.
         """
         if isinstance(self._mask, str):
             return self._mask

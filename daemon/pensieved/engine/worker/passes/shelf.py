@@ -177,7 +177,7 @@ class Shelf:
             and sources == list(range(rows))
             and (first.rows, first.capacity) == (rows, capacity)
         ):
-            self.cells = first.copy()  # just what is wanted
+            self.cells = first  # just what is wanted
             return
         left = [(cells.handed_over(), sources) for cells, sources in parts]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import sys
+import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -51,6 +55,16 @@ class Read:
         ]
 
 
+@dataclass
+class _Export:
+    """An entry on its way to the thread that writes: `left` is still the device's, `done` is bytes."""
+
+    entry: Entry
+    kinds: list[str]
+    left: deque[mx.array]
+    done: list[np.ndarray] = field(default_factory=list)
+
+
 class Disk:
     """What of the cache is on disk. Its methods are for the step loop's thread, and none of them waits.
 
@@ -67,6 +81,7 @@ class Disk:
         self._entries: dict[Path, Entry] = {}
         self._lost: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._backlog = 0
+        self._exports: deque[_Export] = deque()
         self._fresh = True  # nothing was looked at yet
 
     @property
@@ -91,15 +106,32 @@ class Disk:
         return self._readers.submit(self._read, entry)
 
     def write(self, entry: Entry) -> bool:
-        """Have `entry`, which is in memory, written; False where that cannot be done."""
+        """Have `entry`, which is in memory, written, as `export` goes on; False where that cannot be done."""
         if not self._folder.is_writer or entry.arrays is None or self._backlog > BACKLOG:
             return False
         entry.filed = Filed.COMING
         self._backlog += entry.nbytes
         kinds = [_kind(array) for array in entry.arrays]
-        arrays = [_exported(array, kind) for array, kind in zip(entry.arrays, kinds, strict=True)]
-        self._writing.submit(self._write, entry, arrays, kinds)
+        self._exports.append(_Export(entry, kinds, deque(entry.arrays)))
         return True
+
+    def export(self, seconds: float = math.inf) -> bool:
+        """Fetch what is to be written from the device, for about so long; whether there is more.
+
+        From a GPU's own memory a long prompt takes tens of milliseconds, for which nobody's next token should wait. Where memory is
+        shared, there is nothing to fetch.
+        """
+        until = time.perf_counter() + seconds
+        while self._exports:
+            export = self._exports[0]
+            if export.left and not export.entry.gone:
+                export.done.append(_exported(export.left.popleft(), export.kinds[len(export.done)]))
+            else:
+                self._exports.popleft()
+                self._writing.submit(self._write, export.entry, export.done, export.kinds)
+            if time.perf_counter() >= until:
+                break
+        return bool(self._exports)
 
     def touch(self, entries: Sequence[Entry]) -> None:
         """These were used, each continuing the one before."""
@@ -121,10 +153,12 @@ class Disk:
 
     def flush(self) -> None:
         """Wait until all is written that was to be."""
+        self.export()
         self._writing.submit(lambda: None).result()
 
     def close(self) -> None:
         """Finish what was begun, and let another engine write."""
+        self.export()
         self._writing.shutdown()
         self._readers.shutdown()
         self._folder.release()

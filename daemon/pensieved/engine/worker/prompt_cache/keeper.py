@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pensieved.engine.worker.running import Running, Snapshot
 
 
+MOMENT = 0.001
+"""Seconds of a step that may go into what is to be written to disk."""
+
+
 class PromptCache:
     """KV caches of what was computed before; a `Keeper`.
 
@@ -74,6 +78,10 @@ class PromptCache:
         before = self._memory.used
         self._memory.shed(budget)
         return before - self._memory.used
+
+    def write_on(self) -> bool:
+        """Go on with what is to be written to disk, for a moment; whether there is more."""
+        return self._disk is not None and self._disk.export(MOMENT)
 
     def fetch(self, row: Running) -> list[Future[Read | None]]:
         """Begin to read what the row could start from and is on disk alone; it should wait for these."""
