@@ -117,10 +117,11 @@ def soak(result: Result) -> str:
         return ""
     rows = []
     for name, pick in _SOAK.items():
-        values = [pick(each) for each in minutes if _NEEDED.get(name, "minute") in each]
-        if values:
-            shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
-            rows.append([name, *shown, _drift(values[0], values[-1]), _drift(*_thirds(values))])
+        if name == OF_CEILING and "ceiling" not in minutes[0]:
+            continue  # it need not take part
+        values = [pick(each) for each in minutes]
+        shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
+        rows.append([name, *shown, _drift(values[0], values[-1]), _drift(*_thirds(values))])
     faults = sum(each["faults"] for each in result.of("soak"))
     head = [
         f"{minutes[-1]['minute']} minutes",
@@ -148,13 +149,11 @@ def _memory(role: str) -> Any:
     return lambda each: sum(process["memory"] for process in each["processes"] if process["role"] == role)
 
 
-OF_CEILING, BY_PROCESSOR_TIME = "tok/s by the ceiling's", "tok per second of processor time"
-_NEEDED = {OF_CEILING: "ceiling", BY_PROCESSOR_TIME: "cpu"}
-"""What a minute may lack: the ceiling need not take part, and processor time was not always measured."""
+OF_CEILING = "tok/s by the ceiling's"
 _SOAK = {
     "tok/s": lambda each: each["tokens_per_second"],
     OF_CEILING: lambda each: each["tokens_per_second"] / each["ceiling"],
-    BY_PROCESSOR_TIME: lambda each: each["tokens_per_second"] * MINUTE / each["cpu"],
+    "tok per second of processor time": lambda each: each["tokens_per_second"] * MINUTE / each["cpu"],
     "memory of the daemon, MiB": _memory("server"),
     "memory of the engine, MiB": _memory("engine"),
     "descriptors": _total("fds"),

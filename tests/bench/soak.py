@@ -129,6 +129,7 @@ async def measure_soak(server: Server, plan: Plan, result: Result, ceiling: Serv
             figures = streams.take()
             if ceiling is not None:
                 await streams.rest()
+                figures["faults"] += streams.take()["faults"]  # of the answers that were under way
                 figures["ceiling"] = await _rate(ceiling, plan, minute)
                 await streams.go_on()
             spent = [sum(process["cpu"] for process in looks[place]) for place in (0, -1)]
@@ -172,7 +173,4 @@ def _typical(looks: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
             sum(each["memory"] for each in look if each["role"] == role) for look in looks
         )
 
-    return [
-        {"role": each["role"], "memory": memory(each["role"]), "fds": each["fds"], "threads": each["threads"]}
-        for each in looks[-1]
-    ]
+    return [{**each, "memory": memory(each["role"])} for each in looks[-1]]

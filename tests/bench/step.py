@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.utils import load_model
 
 from pensieved.engine.protocol import Submit
 from pensieved.engine.worker.batch import Batch
+from pensieved.engine.worker.loading import weight_bytes
 from pensieved.engine.worker.memory.device import bound_reuse
 from pensieved.engine.worker.warming import WarmUp
 
@@ -224,9 +224,7 @@ def main():
     parser.add_argument("--peak", type=int, default=0, help="tokens of four prompts whose memory is measured")
     arguments = parser.parse_args()
     arguments.loaded, _ = load_model(arguments.model)
-    bound_reuse(
-        sum(array.nbytes for _, array in tree_flatten(arguments.loaded.parameters()))
-    )  # as the engine does
+    bound_reuse(weight_bytes(arguments.loaded))  # as the engine does
     vocabulary = arguments.loaded(mx.array([[0]])).shape[-1]
     first_wave(arguments, vocabulary)
     if arguments.fair:

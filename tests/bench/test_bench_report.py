@@ -165,20 +165,14 @@ def test_a_run_cut_short_and_a_failure_are_told(small, tmp_path):
     assert "mlx_lm.server failed in fair: it ended with -9" in page
 
 
+def soaked(minute, rate, **more):
+    figures = {"tokens_per_second": rate, "answers": 9, "faults": 0, "cpu": 120.0, "processes": PROCESSES}
+    return {"minute": minute, **figures, **more}
+
+
 def test_soak_compares_the_second_minute_with_the_last(small, tmp_path):
     for minute, rate in enumerate((50.0, 100.0, 101.0, 99.0), start=1):
-        small.add(
-            "soak",
-            "daemon",
-            0,
-            minute=minute,
-            tokens_per_second=rate,
-            ceiling=rate / 1.25,
-            answers=9,
-            faults=0,
-            cpu=120.0,
-            processes=PROCESSES,
-        )
+        small.add("soak", "daemon", 0, **soaked(minute, rate, ceiling=rate / 1.25))
     page = page_of(tmp_path, small.path)
     assert "| tok per second of processor time | 50.0 | 49.5 | 49.5 | 50.5 | -1.0% | -1.0% |" in page
     assert "| tok/s | 100.0 | 99.0 | 99.0 | 101.0 | -1.0% | -1.0% |" in page
@@ -191,17 +185,7 @@ def test_soak_compares_the_second_minute_with_the_last(small, tmp_path):
 
 def test_a_soak_without_the_ceiling_has_no_line_for_it(small, tmp_path):
     for minute in (1, 2):
-        small.add(
-            "soak",
-            "daemon",
-            0,
-            minute=minute,
-            tokens_per_second=50.0,
-            answers=9,
-            faults=0,
-            cpu=99.0,
-            processes=PROCESSES,
-        )
+        small.add("soak", "daemon", 0, **soaked(minute, 50.0))
     page = page_of(tmp_path, small.path)
     assert "| tok/s | 50.0 |" in page
     assert "by the ceiling's" not in page

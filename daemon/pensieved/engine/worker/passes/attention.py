@@ -18,23 +18,22 @@ class Attention:
 
     def __init__(self, mask: mx.array | str) -> None:
         self._mask = mask
-        self._hidden: mx.array | None = None
-        self._bias: mx.array | None = None
+        self._added: mx.array | None = None  # the mask as what is added to scores, once it is needed
 
     def __call__(
         self, queries: mx.array, keys: mx.array, values: mx.array, scale: float, sinks: mx.array | None
     ) -> mx.array:
         """(sequences, heads, tokens, width) of the queries; see `mx.fast.scaled_dot_product_attention`."""
         if sinks is None and cpu_attention.suits(queries, keys, values):
-            if self._hidden is None:
-                self._hidden = cpu_attention.hiding(self._seen(queries.shape[2], keys.shape[2]))
-            return cpu_attention.attend(queries, keys, values, scale, self._hidden)
-        mask = self._added(queries.dtype) if on_cuda() else self._mask
+            if self._added is None:
+                self._added = cpu_attention.hiding(self._seen(queries.shape[2], keys.shape[2]))
+            return cpu_attention.attend(queries, keys, values, scale, self._added)
+        mask = self._for_cudnn(queries.dtype) if on_cuda() else self._mask
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks
         )
 
-    def _added(self, kind: mx.Dtype) -> mx.array | str:
+    def _for_cudnn(self, kind: mx.Dtype) -> mx.array | str:
         """The mask as something to be added to scores: cuDNN's attention takes no other.
 
         MLX would make that of it, too, but for each head by itself: 1 GB where 32 heads of 2,048 tokens look at 8,192 positions. It
@@ -42,9 +41,9 @@ class Attention:
         """
         if isinstance(self._mask, str):
             return self._mask
-        if self._bias is None:
-            self._bias = mx.where(self._mask, 0.0, mx.finfo(kind).min / 2).astype(kind)
-        return self._bias
+        if self._added is None:
+            self._added = mx.where(self._mask, 0.0, mx.finfo(kind).min / 2).astype(kind)
+        return self._added
 
     def _seen(self, tokens: int, positions: int) -> mx.array:
         if not isinstance(self._mask, str):

@@ -310,7 +310,7 @@ def _taken_from_prompts(plans: Sequence[Any]) -> list[list[tuple[Cells, int, int
         taken.append([(cells[id(prompt)], row, length) for _, prompt, row, length in newcomers])
     for _, _, newcomers in plans:
         for _, prompt, _, _ in newcomers:
-            prompt.cells.handed_over()
+            prompt.cells.let_go()
     return taken
 
 

@@ -60,11 +60,9 @@ class Cells:
         """The same arrays, in lists of its own."""
         return Cells(list(self.keys), list(self.values))
 
-    def handed_over(self) -> deque[mx.array]:
-        """Its arrays, keys before values, which it has no longer."""
-        arrays = deque(self.arrays)
+    def let_go(self) -> None:
+        """Refer to no array any more."""
         self.keys, self.values = [], []
-        return arrays
 
     def stretch(self, capacity: int, *, lazily: bool = False) -> None:
         """Have room for more tokens in each row; `lazily`: made with whatever needs it, and not before."""
@@ -167,7 +165,7 @@ class Shelf:
         self, keep: Sequence[int], coming: Sequence[tuple[Cells, int, int]], rows: int, capacity: int
     ) -> None:
         """Bring together what is kept and what comes, in rows of this capacity; what was copied is let go of layer by layer."""
-        parts = [(self.cells.copy(), list(keep))] if keep else []
+        parts = [(self.cells, list(keep))] if keep else []
         for _, together in groupby(coming, key=lambda each: id(each[0])):
             of_one = list(together)
             parts.append((of_one[0][0], [source for _, source, _ in of_one]))
@@ -179,7 +177,9 @@ class Shelf:
         ):
             self.cells = first  # just what is wanted
             return
-        left = [(cells.handed_over(), sources) for cells, sources in parts]
+        left = [(deque(cells.arrays), sources) for cells, sources in parts]
+        for cells, _, _ in coming:
+            cells.let_go()
 
         def gathered(_side: int, _layer: int) -> mx.array:
             found = [_taken(arrays.popleft(), sources) for arrays, sources in left]
