@@ -2,6 +2,7 @@ import ctypes
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import structlog
@@ -82,3 +83,16 @@ def test_a_failing_patchelf_is_a_warning(tmp_path, monkeypatch):
         assert blas.environment(tmp_path) == {}
     assert entries[0]["event"] == "engine.blas_failed"
     assert not list((tmp_path / "blas").iterdir())
+
+
+def test_the_engine_knows_what_it_can_do(tmp_path):
+    script = (
+        "from pensieved.engine.worker.passes.cpu import openblas;"
+        "print(openblas.threads(), openblas.has_small_kernels())"
+    )
+    environment = {**blas.environment(tmp_path), "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    vectors = "avx512vl" in Path("/proc/cpuinfo").read_text()
+    assert done.stdout.split() == ["2", str(vectors)]

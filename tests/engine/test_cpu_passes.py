@@ -7,7 +7,7 @@ from mlx_lm.models import activations, llama
 
 from pensieved.engine.worker.passes.attention import Attention
 from pensieved.engine.worker.passes.cpu import attention, device, linear
-from pensieved.engine.worker.passes.cpu.linear import WeightsFirstLinear, multiply_weights_first
+from pensieved.engine.worker.passes.cpu.linear import FewRowsLinear, multiply_few_rows
 from pensieved.engine.worker.passes.cpu.powers import PER_UNIT, activate_by_powers, power_of_two, swiglu
 
 needs_x86 = pytest.mark.skipif(not device.on_x86(), reason="for a CPU that is x86")
@@ -95,8 +95,8 @@ def test_weights_first_gives_the_same_in_the_same_shape(shape, kind):
     model, x = Layers(), mx.random.normal(shape).astype(kind)
     model.set_dtype(kind)
     before = [model.plain(x), model.biased(x)]
-    multiply_weights_first(model)
-    assert [type(model.plain), type(model.biased)] == [WeightsFirstLinear] * 2
+    multiply_few_rows(model)
+    assert [type(model.plain), type(model.biased)] == [FewRowsLinear] * 2
     assert type(model.quantized) is nn.QuantizedLinear
     for one, other in zip(before, [model.plain(x), model.biased(x)], strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
@@ -108,7 +108,7 @@ def test_many_rows_are_multiplied_as_ever(monkeypatch):
     theirs = nn.Linear.__call__
     monkeypatch.setattr(nn.Linear, "__call__", lambda self, x: taken.append(x.shape[0]) or theirs(self, x))
     model = Layers()
-    multiply_weights_first(model)
+    multiply_few_rows(model)
     for rows in (1, linear.MOST_ROWS, linear.MOST_ROWS + 1):
         mx.eval(model.plain(mx.zeros((rows, 1, 48))))
     assert taken == [linear.MOST_ROWS + 1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pensieved.engine.worker.passes.cpu.device import on_x86
-from pensieved.engine.worker.passes.cpu.linear import multiply_weights_first
+from pensieved.engine.worker.passes.cpu.linear import multiply_few_rows
 from pensieved.engine.worker.passes.cpu.powers import activate_by_powers
 from pensieved.engine.worker.passes.fitting import flat_for
 from pensieved.engine.worker.passes.library import Library
@@ -61,7 +61,7 @@ def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
     if shapes.vectors:
         see_vectors(model)
     if on_x86():
-        multiply_weights_first(model)
+        multiply_few_rows(model)
         activate_by_powers(model)
     flat = flat_for(model, shapes)
     if flat is not None:

@@ -1,37 +1,79 @@
-"""Linear layers of a few rows on an x86 CPU: weights times rows, not rows times weights.
+"""Linear layers of a few rows on an x86 CPU.
 
-The numbers are the same, transposed. But OpenBLAS copies what it multiplies into an order of its own first, all weights for a
-few rows, and copies its first matrix more slowly than its second (`tests/bench/ways.py` measures what this is worth). With more
-rows the copy no longer matters.
+OpenBLAS copies what it multiplies into an order of its own first, all weights for a few rows. Where it can do without, it is let
+(`unpacked`). Elsewhere it is given weights times rows, not rows times weights: the numbers are the same, transposed, but it
+copies its first matrix more slowly than its second. `tests/bench/ways.py` measures what both are worth. With more rows the copy
+no longer matters.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
+
+from pensieved.engine.worker.passes.cpu import openblas
+from pensieved.engine.worker.passes.cpu.siblings import multiply_unpacked
+from pensieved.engine.worker.passes.cpu.unpacked import Lanes
+
+if TYPE_CHECKING:
+    from pensieved.engine.worker.passes.cpu.siblings import Multiply
 
 MOST_ROWS = 64
 """Rows beyond which it makes no difference."""
+MOST_LANES = 2
+"""Threads of the BLAS up to which as many lanes of small products are faster than its own large ones."""
 
 
-class WeightsFirstLinear(Linear):
-    """`nn.Linear` that multiplies so. Made by `multiply_weights_first`."""
+class FewRowsLinear(Linear):
+    """`nn.Linear` that multiplies so. Made by `multiply_few_rows`."""
+
+    product: Multiply | None
 
     def __call__(self, x: mx.array) -> mx.array:
         """See `nn.Linear`."""
-        weight: mx.array = self["weight"]
-        rows = x.size // x.shape[-1]
-        if rows > MOST_ROWS or not (x.dtype == weight.dtype == mx.float32):
+        out = _multiply(x, self["weight"], self.product)
+        if out is None:
             plain: mx.array = super().__call__(x)
             return plain
-        out = (weight @ x.reshape(rows, -1).T).T.reshape(*x.shape[:-1], -1)
         return out + self["bias"] if "bias" in self else out
 
 
-def multiply_weights_first(model: Any) -> None:
+class FewRowsEmbedding(Embedding):
+    """`nn.Embedding` that multiplies so where it is a model's head as well. Made by `multiply_few_rows`."""
+
+    product: Multiply | None
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """See `nn.Embedding`."""
+        out = _multiply(x, self["weight"], self.product)
+        if out is None:
+            plain: mx.array = super().as_linear(x)  # type: ignore[no-untyped-call]  # mlx has no type here
+            return plain
+        return out
+
+
+KINDS: dict[type, type] = {Linear: FewRowsLinear, Embedding: FewRowsEmbedding}
+"""Kinds of layers, and what they are made."""
+
+
+def multiply_few_rows(model: Any) -> None:
     """Let all plain linear layers of `model` do so; layers of another class stay as they are."""
-    for module in model.modules():
-        if type(module) is Linear:
-            module.__class__ = WeightsFirstLinear
+    layers: list[Any] = [module for module in model.modules() if type(module) in KINDS]
+    for layer in layers:
+        layer.product = None
+        layer.__class__ = KINDS[type(layer)]
+    if openblas.has_small_kernels() and openblas.threads() <= MOST_LANES:
+        multiply_unpacked(model, layers, Lanes(openblas.threads()))
+
+
+def _multiply(x: mx.array, weight: mx.array, product: Multiply | None) -> mx.array | None:
+    """`x @ weight.T`, or None where MLX's own way is as good."""
+    rows = x.size // x.shape[-1]
+    if rows > MOST_ROWS or not (x.dtype == weight.dtype == mx.float32):
+        return None
+    if product is not None and rows <= product.most_rows:
+        return product(x)
+    return (weight @ x.reshape(rows, -1).T).T.reshape(*x.shape[:-1], -1)
