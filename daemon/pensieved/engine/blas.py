@@ -34,7 +34,7 @@ _PREFIXED = re.compile(rb"\x00scipy_([A-Za-z0-9_]+)(?=\x00)")
 
 def environment(cache_dir: Path) -> dict[str, str]:
     """Variables that give an engine process the fast BLAS; empty where it is not needed or cannot be had."""
-    if not _wanted():
+    if not wanted():
         return {}
     library = _library(cache_dir)
     if library is None:
@@ -48,7 +48,8 @@ def environment(cache_dir: Path) -> dict[str, str]:
     }
 
 
-def _wanted() -> bool:
+def wanted() -> bool:
+    """Whether MLX computes on an x86 CPU here, by its own wheel for Linux."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     return not any(_installed(f"mlx-cuda-{version}") for version in (12, 13))

