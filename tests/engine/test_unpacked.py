@@ -9,9 +9,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
-from pensieved.engine.worker.passes.cpu import device, linear, openblas, unpacked
+from pensieved.engine.worker.passes.cpu import device, linear, openblas, trial, unpacked
 from pensieved.engine.worker.passes.cpu.linear import multiply_few_rows
-from pensieved.engine.worker.passes.cpu.siblings import multiply_unpacked
+from pensieved.engine.worker.passes.cpu.siblings import by_input, multiply_unpacked
 from pensieved.engine.worker.passes.cpu.unpacked import Lanes, Product
 
 pytestmark = pytest.mark.skipif(not device.on_x86(), reason="for a CPU that is x86")
@@ -81,7 +81,7 @@ def test_a_model_computes_what_it_did(tied, rows):
     size = sum(array.nbytes for array in weights.values())
     wanted = model(ids)
     layers = layers_of(model)
-    multiply_unpacked(model, layers, Lanes(2))
+    multiply_unpacked(by_input(model, layers), Lanes(2))
     assert mx.allclose(model(ids), wanted, rtol=1e-4, atol=1e-5)
     after = dict(tree_flatten(model.parameters()))
     assert sum(array.nbytes for array in after.values()) == size
@@ -90,7 +90,7 @@ def test_a_model_computes_what_it_did(tied, rows):
 
 def test_layers_that_read_the_same_are_multiplied_together(monkeypatch):
     model = tiny()
-    multiply_unpacked(model, layers_of(model), Lanes(2))
+    multiply_unpacked(by_input(model, layers_of(model)), Lanes(2))
     made, theirs = [], Product.__call__
     monkeypatch.setattr(
         Product, "__call__", lambda self, x: made.append(theirs(self, x).shape) or theirs(self, x)
@@ -106,14 +106,14 @@ def test_each_gets_what_belongs_to_its_own_input():
     one, other = mx.random.normal((2, 1, 48)), mx.random.normal((3, 1, 48))
     asked = [("q_proj", one), ("k_proj", other), ("v_proj", one), ("k_proj", one), ("q_proj", other)]
     wanted = [attention[name](x) for name, x in asked]
-    multiply_unpacked(model, layers_of(model), Lanes(2))
+    multiply_unpacked(by_input(model, layers_of(model)), Lanes(2))
     for (name, x), array in zip(asked, wanted, strict=True):
         assert mx.allclose(attention[name](x), array, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_of_a_pass_is_kept():
     model = tiny()
-    multiply_unpacked(model, layers_of(model), Lanes(2))
+    multiply_unpacked(by_input(model, layers_of(model)), Lanes(2))
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array([[5]]), cache=cache))
     del cache
@@ -143,7 +143,7 @@ def test_layers_that_do_not_suit_are_left_alone():
     model = Twice()
     wanted = model(mx.array([[0]]))
     layers = layers_of(model)
-    multiply_unpacked(model, layers, Lanes(2))
+    multiply_unpacked(by_input(model, layers), Lanes(2))
     assert isinstance(model.used.product, Product)
     assert model.odd.product is None
     assert model.half.product is None
@@ -151,15 +151,50 @@ def test_layers_that_do_not_suit_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("kernels", "threads", "used"), [(True, 2, True), (True, 64, False), (False, 2, False)]
+    ("kernels", "threads", "pays", "used"),
+    [(True, 2, True, True), (True, 64, True, False), (False, 2, True, False), (True, 2, False, False)],
 )
-def test_it_is_done_where_the_blas_can(monkeypatch, kernels, threads, used):
+def test_it_is_done_where_the_blas_can_and_it_pays(monkeypatch, kernels, threads, pays, used):
     monkeypatch.setattr(openblas, "has_small_kernels", lambda: kernels)
     monkeypatch.setattr(openblas, "threads", lambda: threads)
+    monkeypatch.setattr(trial, "faster", lambda *_: pays)
     model = tiny()
     multiply_few_rows(model)
     assert (model.model.layers[0].mlp.down_proj.product is not None) is used
     assert (model.model.embed_tokens.product is not None) is used
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "wanted"), [(1.0, 1.5, True), (1.5, 1.0, False), (1.0, 1.0, False)]
+)
+def test_what_takes_less_at_best_is_faster(ours, theirs, wanted):
+    now, hitch = [0.0], iter([9, 0, 0, 7, 0, 0, 0, 0, 3, 0])
+
+    def way(seconds):
+        def done():
+            now[0] += seconds + next(hitch)
+
+        return done
+
+    assert trial.faster(way(ours), way(theirs), clock=lambda: now[0]) is wanted
+
+
+def test_both_ways_are_tried_with_the_weights_that_fit(monkeypatch):
+    weights = [mx.random.normal((outputs, 32)) for outputs in (16, 7, 24)]
+    found = []
+
+    def noting(one, other):
+        theirs = mx.eval
+        with monkeypatch.context() as patch:
+            patch.setattr(mx, "eval", lambda array: found.append(array) or theirs(array))
+            one()
+            other()
+        return True
+
+    monkeypatch.setattr(trial, "faster", noting)
+    assert trial.pays(weights, Lanes(2))
+    assert [array.shape for array in found] == [(trial.ROWS, 1)] * 2
+    assert not trial.pays(weights[1:2], Lanes(2))
 
 
 def test_without_openblas_nothing_is_claimed():

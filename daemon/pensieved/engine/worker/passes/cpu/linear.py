@@ -1,7 +1,7 @@
 """Linear layers of a few rows on an x86 CPU.
 
 OpenBLAS copies what it multiplies into an order of its own first, all weights for a few rows. Where it can do without, it is let
-(`unpacked`). Elsewhere it is given weights times rows, not rows times weights: the numbers are the same, transposed, but it
+(`unpacked`), if that is faster on this machine (`trial`). Elsewhere it is given weights times rows, not rows times weights: the numbers are the same, transposed, but it
 copies its first matrix more slowly than its second. `tests/bench/ways.py` measures what both are worth. With more rows the copy
 no longer matters.
 """
@@ -15,7 +15,8 @@ from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 
 from pensieved.engine.worker.passes.cpu import openblas
-from pensieved.engine.worker.passes.cpu.siblings import multiply_unpacked
+from pensieved.engine.worker.passes.cpu.siblings import by_input, multiply_unpacked
+from pensieved.engine.worker.passes.cpu.trial import pays
 from pensieved.engine.worker.passes.cpu.unpacked import Lanes
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 64
 """Rows beyond which it makes no difference."""
-MOST_LANES = 2
-"""Threads of the BLAS up to which as many lanes of small products are faster than its own large ones."""
+MOST_LANES = 4
+"""Threads of the BLAS up to which as many lanes are tried: there is too little to do for more."""
 
 
 class FewRowsLinear(Linear):
@@ -66,7 +67,9 @@ def multiply_few_rows(model: Any) -> None:
         layer.product = None
         layer.__class__ = KINDS[type(layer)]
     if openblas.has_small_kernels() and openblas.threads() <= MOST_LANES:
-        multiply_unpacked(model, layers, Lanes(openblas.threads()))
+        groups, lanes = by_input(model, layers), Lanes(openblas.threads())
+        if pays((layer.weight for group in groups for layer in group), lanes):
+            multiply_unpacked(groups, lanes)
 
 
 def _multiply(x: mx.array, weight: mx.array, product: Multiply | None) -> mx.array | None:

@@ -30,15 +30,42 @@ class Multiply(Protocol):
         """`x @ weight.T`."""
 
 
-def multiply_unpacked(model: Any, layers: Sequence[Any], lanes: Lanes) -> None:
-    """Give those of `layers` that multiply in a pass of `model` a `Product`, or a part of one.
+def by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
+    """Layers that multiply in a pass, each once; together those that are given the same array in turn.
 
     Args:
         model: it is called for one token, and nothing of that is computed.
         layers: modules with a `weight` and a `product`, which they ask for what they are to compute.
+    """
+    seen: list[tuple[Any, mx.array]] = []
+    for layer in layers:
+        layer.product = _Watch(layer, seen)
+    model(mx.array([[0]]), cache=make_prompt_cache(model))
+    for layer in layers:
+        layer.product = None
+    groups: list[list[Any]] = []
+    known: set[int] = set()
+    last: mx.array | None = None
+    for layer, x in seen:
+        if id(layer) in known:
+            continue
+        known.add(id(layer))
+        if x is last:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+        last = x
+    return groups
+
+
+def multiply_unpacked(groups: Sequence[Sequence[Any]], lanes: Lanes) -> None:
+    """Give each layer a `Product`, or a part of one, where their weights can be cut so.
+
+    Args:
+        groups: from `by_input`.
         lanes: what computes.
     """
-    for group in _by_input(model, layers):
+    for group in groups:
         (inputs,) = {layer.weight.shape[1] for layer in group}
         if Product.fits(sum(len(layer.weight) for layer in group), inputs):
             _join(group, lanes)
@@ -86,29 +113,6 @@ class _Part:
 
     def __call__(self, x: mx.array) -> mx.array:
         return self._shared.of(x, last=self._last)[..., self._start : self._end]
-
-
-def _by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
-    """Layers that multiply in a pass, each once; together those that are given the same array in turn."""
-    seen: list[tuple[Any, mx.array]] = []
-    for layer in layers:
-        layer.product = _Watch(layer, seen)
-    model(mx.array([[0]]), cache=make_prompt_cache(model))
-    for layer in layers:
-        layer.product = None
-    groups: list[list[Any]] = []
-    known: set[int] = set()
-    last: mx.array | None = None
-    for layer, x in seen:
-        if id(layer) in known:
-            continue
-        known.add(id(layer))
-        if x is last:
-            groups[-1].append(layer)
-        else:
-            groups.append([layer])
-        last = x
-    return groups
 
 
 class _Watch:

@@ -8,6 +8,8 @@ share of them, do so side by side.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import mlx.core as mx
 
 MOST_ROWS = 16
@@ -32,6 +34,11 @@ class Lanes:
     def __init__(self, count: int) -> None:
         self.streams: list[mx.Stream | None] = [None, *(mx.new_stream(mx.cpu) for _ in range(count - 1))]
 
+    def edges(self, size: int) -> list[int]:
+        """Where each lane's part of `size` begins, and the end."""
+        lanes = len(self.streams)
+        return [size * place // lanes for place in range(lanes + 1)]
+
 
 class Product:
     """`x @ weight.T` for few rows.
@@ -49,13 +56,8 @@ class Product:
         length = _slice_length(outputs, inputs)
         self.most_rows = min(MOST_ROWS, LARGEST // (length * inputs), LARGEST_RESULT // length)
         slices = weight.reshape(-1, length, inputs).swapaxes(1, 2)
-        count, streams = len(slices), lanes.streams
-        cuts = [count * place // len(streams) for place in range(len(streams) + 1)]
-        self._parts = [
-            (slices[start:end], stream)
-            for start, end, stream in zip(cuts, cuts[1:], streams, strict=False)
-            if start < end
-        ]
+        parts = zip(pairwise(lanes.edges(len(slices))), lanes.streams, strict=True)
+        self._parts = [(slices[start:end], stream) for (start, end), stream in parts if start < end]
         mx.eval([part for part, _ in self._parts])  # views: nothing is copied
 
     @staticmethod

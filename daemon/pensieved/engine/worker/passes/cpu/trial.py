@@ -1,0 +1,80 @@
+"""Which of two ways is faster on this machine, found out by trying.
+
+Lanes wait for each other before and after each product, asleep, while OpenBLAS's threads spin. What it takes to wake a thread
+differs by far more than processors do: with the same kernel and processors of the same kind, two lanes took a third less time
+than two threads of the BLAS on a virtual machine of two, and a third more on one of sixteen.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from pensieved.engine.worker.passes.cpu.unpacked import Product
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pensieved.engine.worker.passes.cpu.unpacked import Lanes
+
+    Way = Callable[[mx.array], mx.array]
+
+ROWS = 4
+ROUNDS = 4
+"""The best of so many counts, since others use the machine too."""
+ENOUGH = 64 << 20
+"""Bytes of weights that are multiplied, if there are so many: more than caches close to a core keep until the next round."""
+
+
+def pays(weights: Iterable[mx.array], lanes: Lanes) -> bool:
+    """Whether `lanes` multiply faster with some of these than the BLAS by itself, one product after the other as in a pass.
+
+    Args:
+        weights: float32, (outputs, inputs).
+        lanes: what would compute.
+    """
+    tried = _some(weights)
+    sliced: list[Way] = [Product(weight, lanes) for weight in tried]
+    whole: list[Way] = [partial(_whole, weight) for weight in tried]
+    inputs = [weight.shape[1] for weight in tried]
+    return bool(tried) and faster(partial(_multiply, sliced, inputs), partial(_multiply, whole, inputs))
+
+
+def faster(
+    one: Callable[[], object], other: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> bool:
+    """Whether `one` takes less time than `other`, at best, in turn; each is done once before that."""
+    best = [float("inf"), float("inf")]
+    for round_ in range(1 + ROUNDS):
+        for place, way in enumerate((one, other)):
+            began = clock()
+            way()
+            if round_:
+                best[place] = min(best[place], clock() - began)
+    return best[0] < best[1]
+
+
+def _some(weights: Iterable[mx.array]) -> list[mx.array]:
+    """The first that fit, up to `ENOUGH`."""
+    found: list[mx.array] = []
+    for weight in weights:
+        if sum(array.nbytes for array in found) >= ENOUGH:
+            break
+        if Product.fits(*weight.shape):
+            found.append(weight)
+    return found
+
+
+def _multiply(ways: Sequence[Way], inputs: Sequence[int]) -> None:
+    """Each waits for the one before it."""
+    before = mx.zeros((ROWS, 1))
+    for way, width in zip(ways, inputs, strict=True):
+        before = way(mx.ones((ROWS, width)) + before)[:, :1] * 0.0
+    mx.eval(before)
+
+
+def _whole(weight: mx.array, x: mx.array) -> mx.array:
+    return (weight @ x.T).T
