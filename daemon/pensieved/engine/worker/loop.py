@@ -7,6 +7,7 @@ exit; the supervisor starts a fresh process and the requests go on there.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import traceback
@@ -130,8 +131,18 @@ def _warm(link: Link, batch: Batch, warm_up: WarmUp) -> bool:
     elif not (warm_up.warm and batch.memory.closed):
         busy = warm_up.go_on()
     if warm_up.warm and not was:
+        _settle_down()
         link.send(Warm(warm_up.seconds))
     return busy
+
+
+def _settle_down() -> None:
+    """What is there now stays: traces and layers by the hundred thousand, at which the garbage collector would look again and again.
+
+    Whoever streams would wait for that, for tens of milliseconds every few seconds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _apply(link: Link, batch: Batch, frame: Submit | Cancel | Load) -> None:
