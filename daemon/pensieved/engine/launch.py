@@ -88,8 +88,8 @@ def _arrays() -> dict[str, str]:
     """How the C library finds memory for arrays where MLX asks it for each one, unless the user says it otherwise.
 
     From 256 KiB on each is a mapping of its own, so that nothing is left between arrays of ever other sizes: an engine of the
-    starter model takes 40 MB less, and does not grow. Pages of 2 MiB, where the kernel has them on demand, make up for the
-    faults that this costs.
+    starter model takes 40 MB less under load. Pages of 2 MiB, where the kernel has them on demand, make up for the faults that
+    this costs.
     """
     if not blas.wanted():
         return {}
