@@ -9,8 +9,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
-from pensieved.engine.worker.passes.cpu import device, linear, openblas, trial, unpacked
-from pensieved.engine.worker.passes.cpu.linear import multiply_few_rows
+from pensieved.engine.worker.passes.cpu import device, openblas, trial, unpacked
+from pensieved.engine.worker.passes.cpu.linear import multiply_few_rows, take_over
 from pensieved.engine.worker.passes.cpu.siblings import by_input, multiply_unpacked
 from pensieved.engine.worker.passes.cpu.unpacked import Lanes, Product
 
@@ -63,15 +63,6 @@ def tiny(*, tied=True):
     return model
 
 
-def layers_of(model):
-    """As `multiply_few_rows` prepares them."""
-    layers = [module for module in model.modules() if type(module) in linear.KINDS]
-    for layer in layers:
-        layer.product = None
-        layer.__class__ = linear.KINDS[type(layer)]
-    return layers
-
-
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("rows", [1, 3, 16, 17])
 def test_a_model_computes_what_it_did(tied, rows):
@@ -80,7 +71,7 @@ def test_a_model_computes_what_it_did(tied, rows):
     weights = dict(tree_flatten(model.parameters()))
     size = sum(array.nbytes for array in weights.values())
     wanted = model(ids)
-    layers = layers_of(model)
+    layers = take_over(model)
     multiply_unpacked(by_input(model, layers), Lanes(2))
     assert mx.allclose(model(ids), wanted, rtol=1e-4, atol=1e-5)
     after = dict(tree_flatten(model.parameters()))
@@ -90,7 +81,7 @@ def test_a_model_computes_what_it_did(tied, rows):
 
 def test_layers_that_read_the_same_are_multiplied_together(monkeypatch):
     model = tiny()
-    multiply_unpacked(by_input(model, layers_of(model)), Lanes(2))
+    multiply_unpacked(by_input(model, take_over(model)), Lanes(2))
     made, theirs = [], Product.__call__
     monkeypatch.setattr(
         Product, "__call__", lambda self, x: made.append(theirs(self, x).shape) or theirs(self, x)
@@ -106,14 +97,14 @@ def test_each_gets_what_belongs_to_its_own_input():
     one, other = mx.random.normal((2, 1, 48)), mx.random.normal((3, 1, 48))
     asked = [("q_proj", one), ("k_proj", other), ("v_proj", one), ("k_proj", one), ("q_proj", other)]
     wanted = [attention[name](x) for name, x in asked]
-    multiply_unpacked(by_input(model, layers_of(model)), Lanes(2))
+    multiply_unpacked(by_input(model, take_over(model)), Lanes(2))
     for (name, x), array in zip(asked, wanted, strict=True):
         assert mx.allclose(attention[name](x), array, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_of_a_pass_is_kept():
     model = tiny()
-    multiply_unpacked(by_input(model, layers_of(model)), Lanes(2))
+    multiply_unpacked(by_input(model, take_over(model)), Lanes(2))
     cache = make_prompt_cache(model)
     mx.eval(model(mx.array([[5]]), cache=cache))
     del cache
@@ -142,7 +133,7 @@ class Twice(nn.Module):
 def test_layers_that_do_not_suit_are_left_alone():
     model = Twice()
     wanted = model(mx.array([[0]]))
-    layers = layers_of(model)
+    layers = take_over(model)
     multiply_unpacked(by_input(model, layers), Lanes(2))
     assert isinstance(model.used.product, Product)
     assert model.odd.product is None
@@ -183,6 +174,9 @@ def test_both_ways_are_tried_with_the_weights_that_fit(monkeypatch):
     weights = [mx.random.normal((outputs, 32)) for outputs in (16, 7, 24)]
     found = []
 
+    def whole(weight, x):
+        return x @ weight.T
+
     def noting(one, other):
         theirs = mx.eval
         with monkeypatch.context() as patch:
@@ -192,9 +186,9 @@ def test_both_ways_are_tried_with_the_weights_that_fit(monkeypatch):
         return True
 
     monkeypatch.setattr(trial, "faster", noting)
-    assert trial.pays(weights, Lanes(2))
+    assert trial.pays(weights, Lanes(2), whole)
     assert [array.shape for array in found] == [(trial.ROWS, 1)] * 2
-    assert not trial.pays(weights[1:2], Lanes(2))
+    assert not trial.pays(weights[1:2], Lanes(2), whole)
 
 
 def test_without_openblas_nothing_is_claimed():

@@ -1,9 +1,9 @@
 """Linear layers of a few rows on an x86 CPU.
 
 OpenBLAS copies what it multiplies into an order of its own first, all weights for a few rows. Where it can do without, it is let
-(`unpacked`), if that is faster on this machine (`trial`). Elsewhere it is given weights times rows, not rows times weights: the numbers are the same, transposed, but it
-copies its first matrix more slowly than its second. `tests/bench/ways.py` measures what both are worth. With more rows the copy
-no longer matters.
+(`unpacked`), if that is faster on this machine (`trial`). Elsewhere it is given weights times rows, not rows times weights: the
+numbers are the same, transposed, but it copies its first matrix more slowly than its second. `tests/bench/ways.py` measures
+what both are worth. With more rows the copy no longer matters.
 """
 
 from __future__ import annotations
@@ -62,14 +62,20 @@ KINDS: dict[type, type] = {Linear: FewRowsLinear, Embedding: FewRowsEmbedding}
 
 def multiply_few_rows(model: Any) -> None:
     """Let all plain linear layers of `model` do so; layers of another class stay as they are."""
+    layers = take_over(model)
+    if openblas.has_small_kernels() and openblas.threads() <= MOST_LANES:
+        groups, lanes = by_input(model, layers), Lanes(openblas.threads())
+        if pays((layer.weight for group in groups for layer in group), lanes, _weights_first):
+            multiply_unpacked(groups, lanes)
+
+
+def take_over(model: Any) -> list[Any]:
+    """The layers of `model` that this is for, made such as ask their `product`; they have none yet."""
     layers: list[Any] = [module for module in model.modules() if type(module) in KINDS]
     for layer in layers:
         layer.product = None
         layer.__class__ = KINDS[type(layer)]
-    if openblas.has_small_kernels() and openblas.threads() <= MOST_LANES:
-        groups, lanes = by_input(model, layers), Lanes(openblas.threads())
-        if pays((layer.weight for group in groups for layer in group), lanes):
-            multiply_unpacked(groups, lanes)
+    return layers
 
 
 def _multiply(x: mx.array, weight: mx.array, product: Multiply | None) -> mx.array | None:
@@ -79,4 +85,9 @@ def _multiply(x: mx.array, weight: mx.array, product: Multiply | None) -> mx.arr
         return None
     if product is not None and rows <= product.most_rows:
         return product(x)
-    return (weight @ x.reshape(rows, -1).T).T.reshape(*x.shape[:-1], -1)
+    return _weights_first(weight, x.reshape(rows, -1)).reshape(*x.shape[:-1], -1)
+
+
+def _weights_first(weight: mx.array, x: mx.array) -> mx.array:
+    """(rows, outputs) for x, (rows, inputs)."""
+    return (weight @ x.T).T

@@ -7,7 +7,7 @@ pass that is never computed.
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
@@ -37,25 +37,14 @@ def by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
         model: it is called for one token, and nothing of that is computed.
         layers: modules with a `weight` and a `product`, which they ask for what they are to compute.
     """
-    seen: list[tuple[Any, mx.array]] = []
+    first: dict[int, tuple[Any, mx.array]] = {}
     for layer in layers:
-        layer.product = _Watch(layer, seen)
+        layer.product = _Watch(layer, first)
     model(mx.array([[0]]), cache=make_prompt_cache(model))
     for layer in layers:
         layer.product = None
-    groups: list[list[Any]] = []
-    known: set[int] = set()
-    last: mx.array | None = None
-    for layer, x in seen:
-        if id(layer) in known:
-            continue
-        known.add(id(layer))
-        if x is last:
-            groups[-1].append(layer)
-        else:
-            groups.append([layer])
-        last = x
-    return groups
+    together = groupby(first.values(), key=lambda call: id(call[1]))
+    return [[layer for layer, _ in calls] for _, calls in together]
 
 
 def multiply_unpacked(groups: Sequence[Sequence[Any]], lanes: Lanes) -> None:
@@ -116,15 +105,15 @@ class _Part:
 
 
 class _Watch:
-    """Notes what a layer is given."""
+    """Notes what a layer is given first."""
 
     most_rows = 1
 
-    def __init__(self, layer: Any, seen: list[tuple[Any, mx.array]]) -> None:
+    def __init__(self, layer: Any, first: dict[int, tuple[Any, mx.array]]) -> None:
         self._layer = layer
-        self._seen = seen
+        self._first = first
 
     def __call__(self, x: mx.array) -> mx.array:
-        self._seen.append((self._layer, x))
+        self._first.setdefault(id(self._layer), (self._layer, x))
         found: mx.array = x @ self._layer.weight.T
         return found

@@ -29,16 +29,19 @@ ENOUGH = 64 << 20
 """Bytes of weights that are multiplied, if there are so many: more than caches close to a core keep until the next round."""
 
 
-def pays(weights: Iterable[mx.array], lanes: Lanes) -> bool:
-    """Whether `lanes` multiply faster with some of these than the BLAS by itself, one product after the other as in a pass.
+def pays(
+    weights: Iterable[mx.array], lanes: Lanes, otherwise: Callable[[mx.array, mx.array], mx.array]
+) -> bool:
+    """Whether `lanes` multiply faster with some of these than is done otherwise, one product after the other as in a pass.
 
     Args:
         weights: float32, (outputs, inputs).
         lanes: what would compute.
+        otherwise: given weights and (rows, inputs), (rows, outputs).
     """
     tried = _some(weights)
     sliced: list[Way] = [Product(weight, lanes) for weight in tried]
-    whole: list[Way] = [partial(_whole, weight) for weight in tried]
+    whole: list[Way] = [partial(otherwise, weight) for weight in tried]
     inputs = [weight.shape[1] for weight in tried]
     return bool(tried) and faster(partial(_multiply, sliced, inputs), partial(_multiply, whole, inputs))
 
@@ -74,7 +77,3 @@ def _multiply(ways: Sequence[Way], inputs: Sequence[int]) -> None:
     for way, width in zip(ways, inputs, strict=True):
         before = way(mx.ones((ROWS, width)) + before)[:, :1] * 0.0
     mx.eval(before)
-
-
-def _whole(weight: mx.array, x: mx.array) -> mx.array:
-    return (weight @ x.T).T
