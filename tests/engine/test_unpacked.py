@@ -171,10 +171,11 @@ def test_what_takes_less_at_best_is_faster(ours, theirs, wanted):
 
 
 def test_both_ways_are_tried_with_the_weights_that_fit(monkeypatch):
-    weights = [mx.random.normal((outputs, 32)) for outputs in (16, 7, 24)]
-    found = []
+    groups = [[mx.random.normal((outputs, 32)) for outputs in group] for group in ([16, 8], [7], [24])]
+    found, apart = [], []
 
     def whole(weight, x):
+        apart.append(weight.shape)
         return x @ weight.T
 
     def noting(one, other):
@@ -186,9 +187,10 @@ def test_both_ways_are_tried_with_the_weights_that_fit(monkeypatch):
         return True
 
     monkeypatch.setattr(trial, "faster", noting)
-    assert trial.pays(weights, Lanes(2), whole)
+    assert trial.pays(groups, Lanes(2), whole)
     assert [array.shape for array in found] == [(trial.ROWS, 1)] * 2
-    assert not trial.pays(weights[1:2], Lanes(2), whole)
+    assert apart == [(16, 32), (8, 32), (24, 32)]
+    assert not trial.pays(groups[1:2], Lanes(2), whole)
 
 
 def test_without_openblas_nothing_is_claimed():

@@ -65,7 +65,7 @@ def multiply_few_rows(model: Any) -> None:
     layers = take_over(model)
     if openblas.has_small_kernels() and openblas.threads() <= MOST_LANES:
         groups, lanes = by_input(model, layers), Lanes(openblas.threads())
-        if pays((layer.weight for group in groups for layer in group), lanes, _weights_first):
+        if pays(([layer.weight for layer in group] for group in groups), lanes, _weights_first):
             multiply_unpacked(groups, lanes)
 
 

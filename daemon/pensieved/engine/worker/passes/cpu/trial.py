@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pensieved.engine.worker.passes.cpu.unpacked import Lanes
 
     Way = Callable[[mx.array], mx.array]
+    Weights = Sequence[mx.array]
 
 ROWS = 4
 ROUNDS = 4
@@ -30,20 +31,23 @@ ENOUGH = 64 << 20
 
 
 def pays(
-    weights: Iterable[mx.array], lanes: Lanes, otherwise: Callable[[mx.array, mx.array], mx.array]
+    groups: Iterable[Weights], lanes: Lanes, otherwise: Callable[[mx.array, mx.array], mx.array]
 ) -> bool:
-    """Whether `lanes` multiply faster with some of these than is done otherwise, one product after the other as in a pass.
+    """Whether `lanes` multiply faster with some of these than is done otherwise, one group after the other as in a pass.
 
     Args:
-        weights: float32, (outputs, inputs).
+        groups: float32, (outputs, inputs); those of a group are given the same rows, and lanes multiply with all of them at once.
         lanes: what would compute.
-        otherwise: given weights and (rows, inputs), (rows, outputs).
+        otherwise: given weights and (rows, inputs), (rows, outputs); asked for each of a group.
     """
-    tried = _some(weights)
-    sliced: list[Way] = [Product(weight, lanes) for weight in tried]
-    whole: list[Way] = [partial(otherwise, weight) for weight in tried]
-    inputs = [weight.shape[1] for weight in tried]
-    return bool(tried) and faster(partial(_multiply, sliced, inputs), partial(_multiply, whole, inputs))
+    tried = _some(groups)
+    joined: list[Way] = [Product(mx.concatenate(list(group)), lanes) for group in tried]
+    apart: list[Way] = [partial(_each, group, otherwise) for group in tried]
+    inputs = [group[0].shape[1] for group in tried]
+    found = bool(tried) and faster(partial(_multiply, joined, inputs), partial(_multiply, apart, inputs))
+    joined.clear()
+    mx.clear_cache()  # weights that were put behind each other for this
+    return found
 
 
 def faster(
@@ -60,15 +64,22 @@ def faster(
     return best[0] < best[1]
 
 
-def _some(weights: Iterable[mx.array]) -> list[mx.array]:
+def _some(groups: Iterable[Weights]) -> list[Weights]:
     """The first that fit, up to `ENOUGH`."""
-    found: list[mx.array] = []
-    for weight in weights:
-        if sum(array.nbytes for array in found) >= ENOUGH:
+    found: list[Weights] = []
+    size = 0
+    for group in groups:
+        if size >= ENOUGH:
             break
-        if Product.fits(*weight.shape):
-            found.append(weight)
+        if Product.fits(sum(len(weight) for weight in group), group[0].shape[1]):
+            found.append(group)
+            size += sum(weight.nbytes for weight in group)
     return found
+
+
+def _each(weights: Weights, multiply: Callable[[mx.array, mx.array], mx.array], x: mx.array) -> mx.array:
+    """(rows, outputs of all)."""
+    return mx.concatenate([multiply(weight, x) for weight in weights], axis=1)
 
 
 def _multiply(ways: Sequence[Way], inputs: Sequence[int]) -> None:
