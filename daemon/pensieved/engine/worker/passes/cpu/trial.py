@@ -41,11 +41,7 @@ def pays(
         otherwise: given weights and (rows, inputs), (rows, outputs); asked for each of a group.
     """
     tried = _some(groups)
-    joined: list[Way] = [Product(mx.concatenate(list(group)), lanes) for group in tried]
-    apart: list[Way] = [partial(_each, group, otherwise) for group in tried]
-    inputs = [group[0].shape[1] for group in tried]
-    found = bool(tried) and faster(partial(_multiply, joined, inputs), partial(_multiply, apart, inputs))
-    joined.clear()
+    found = bool(tried) and _faster_joined(tried, lanes, otherwise)
     mx.clear_cache()  # weights that were put behind each other for this
     return found
 
@@ -75,6 +71,15 @@ def _some(groups: Iterable[Weights]) -> list[Weights]:
             found.append(group)
             size += sum(weight.nbytes for weight in group)
     return found
+
+
+def _faster_joined(
+    groups: Sequence[Weights], lanes: Lanes, otherwise: Callable[[mx.array, mx.array], mx.array]
+) -> bool:
+    joined: list[Way] = [Product(mx.concatenate(list(group)), lanes) for group in groups]
+    apart: list[Way] = [partial(_each, group, otherwise) for group in groups]
+    inputs = [group[0].shape[1] for group in groups]
+    return faster(partial(_multiply, joined, inputs), partial(_multiply, apart, inputs))
 
 
 def _each(weights: Weights, multiply: Callable[[mx.array, mx.array], mx.array], x: mx.array) -> mx.array:
