@@ -67,6 +67,7 @@ def multiply_few_rows(model: Any) -> None:
         groups, lanes = by_input(model, layers), Lanes(openblas.threads())
         if pays(([layer.weight for layer in group] for group in groups), lanes, _weights_first):
             multiply_unpacked(groups, lanes)
+        mx.clear_cache()  # weights that were put behind each other, and what they were before
 
 
 def take_over(model: Any) -> list[Any]:

@@ -55,10 +55,14 @@ def multiply_unpacked(groups: Sequence[Sequence[Any]], lanes: Lanes) -> None:
         lanes: what computes.
     """
     for group in groups:
-        (inputs,) = {layer.weight.shape[1] for layer in group}
-        if Product.fits(sum(len(layer.weight) for layer in group), inputs):
+        if fit([layer.weight for layer in group]):
             _join(group, lanes)
-    mx.clear_cache()  # weights that were put elsewhere
+
+
+def fit(weights: Sequence[mx.array]) -> bool:
+    """Whether these, each (outputs, inputs) with the same inputs, can be cut into slices when they are put behind each other."""
+    (inputs,) = {weight.shape[1] for weight in weights}
+    return Product.fits(sum(map(len, weights)), inputs)
 
 
 def _join(group: Sequence[Any], lanes: Lanes) -> None:

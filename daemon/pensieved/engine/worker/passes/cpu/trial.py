@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from pensieved.engine.worker.passes.cpu.siblings import fit
 from pensieved.engine.worker.passes.cpu.unpacked import Product
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def pays(
         otherwise: given weights and (rows, inputs), (rows, outputs); asked for each of a group.
     """
     tried = _some(groups)
-    found = bool(tried) and _faster_joined(tried, lanes, otherwise)
-    mx.clear_cache()  # weights that were put behind each other for this
-    return found
+    joined: list[Way] = [Product(mx.concatenate(list(group)), lanes) for group in tried]
+    apart: list[Way] = [partial(_each, group, otherwise) for group in tried]
+    inputs = [group[0].shape[1] for group in tried]
+    return bool(tried) and faster(partial(_multiply, joined, inputs), partial(_multiply, apart, inputs))
 
 
 def faster(
@@ -67,19 +69,10 @@ def _some(groups: Iterable[Weights]) -> list[Weights]:
     for group in groups:
         if size >= ENOUGH:
             break
-        if Product.fits(sum(len(weight) for weight in group), group[0].shape[1]):
+        if fit(group):
             found.append(group)
             size += sum(weight.nbytes for weight in group)
     return found
-
-
-def _faster_joined(
-    groups: Sequence[Weights], lanes: Lanes, otherwise: Callable[[mx.array, mx.array], mx.array]
-) -> bool:
-    joined: list[Way] = [Product(mx.concatenate(list(group)), lanes) for group in groups]
-    apart: list[Way] = [partial(_each, group, otherwise) for group in groups]
-    inputs = [group[0].shape[1] for group in groups]
-    return faster(partial(_multiply, joined, inputs), partial(_multiply, apart, inputs))
 
 
 def _each(weights: Weights, multiply: Callable[[mx.array, mx.array], mx.array], x: mx.array) -> mx.array:
