@@ -19,6 +19,7 @@ class Request:
     messages: tuple[str, ...]
     tokens: int
     system: str = ""
+    temperature: float = 0.0
 
     def turns(self) -> list[dict[str, str]]:
         """The messages as both dialects write them."""
@@ -89,7 +90,7 @@ class OpenAI:
             "model": model,
             "messages": [*system, *request.turns()],
             "max_tokens": request.tokens,
-            "temperature": 0,
+            "temperature": request.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -125,7 +126,7 @@ class Anthropic:
             "model": model,
             "messages": request.turns(),
             "max_tokens": request.tokens,
-            "temperature": 0,
+            "temperature": request.temperature,
             "stream": True,
             **({"system": request.system} if request.system else {}),
         }

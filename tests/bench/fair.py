@@ -3,7 +3,8 @@
 Gaps between tokens of the eight are told apart by when they ended: before the ninth came, until its first token, and
 after. `work_kept` asks whether the two kinds of work cost each other anything: the seconds that the prompt takes by
 itself and the tokens of the eight take by themselves, over the seconds that both took together. 1 means nothing was
-lost; the eight must of course get slower, since the prompt is work.
+lost; the eight must of course get slower, since the prompt is work. The eight sample: what a small model answers
+greedily repeats itself, which a server may foretell, and several tokens in one event would count as one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 STREAMS = 8
 _NINTH_TOKENS = 8
 _STREAM_TOKENS = 512
-_GAPS = 64  # of each stream, before the ninth comes and after its first token
+_GAPS = 256  # of each stream, before the ninth comes: until they are at different places of their answers
+_GAPS_AFTER = 64
 _QUICK_GAPS = 8
 _AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
 
@@ -45,7 +47,8 @@ class _Eight:
 
     async def stream(self, place: int) -> None:
         for number in itertools.count():
-            request = Request(messages=(story(f"{self.seed}/{place}/{number}"),), tokens=_STREAM_TOKENS)
+            question = story(f"{self.seed}/{place}/{number}")
+            request = Request(messages=(question,), tokens=_STREAM_TOKENS, temperature=1.0)
             self.starts.append(time.perf_counter())
             answer = await ask(
                 self.server.target(), request, lambda: self.times[place].append(time.perf_counter())
@@ -80,7 +83,7 @@ async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: An
     length = min(plan.long_prompt, context - 128)
     alone = await _alone(server, tokenizer, f"{plan.seed}/fair/alone", length)
     eight = _Eight(server, f"{plan.seed}/fair/eight")
-    gaps = _QUICK_GAPS if plan.quick else _GAPS
+    gaps = (_QUICK_GAPS, _QUICK_GAPS) if plan.quick else (_GAPS, _GAPS_AFTER)
     streams = asyncio.gather(*(eight.stream(place) for place in range(STREAMS)))
     script = asyncio.create_task(
         _script(server, eight, gaps, _long(tokenizer, f"{plan.seed}/fair/ninth", length))
@@ -99,10 +102,12 @@ async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: An
     result.add("fair", server.contestant.name, 0, **figures)
 
 
-async def _script(server: Server, eight: _Eight, gaps: int, request: Request) -> dict[str, Any]:
+async def _script(server: Server, eight: _Eight, gaps: tuple[int, int], request: Request) -> dict[str, Any]:
+    """Gaps are those of each stream to be seen before the ninth comes, and after it was answered."""
+    before, after = gaps
     await eight.until_each_has(1, 0.0)
     settled = time.perf_counter()
-    await eight.until_each_has(gaps, settled)
+    await eight.until_each_has(before, settled)
     came, first = time.perf_counter(), 0.0
 
     def on_text() -> None:
@@ -111,7 +116,7 @@ async def _script(server: Server, eight: _Eight, gaps: int, request: Request) ->
 
     ninth = await ask(server.target(), request, on_text)
     first, ended = first or time.perf_counter(), time.perf_counter()
-    await eight.until_each_has(gaps, ended)
+    await eight.until_each_has(after, ended)
     return {
         **_figures(eight, settled, came, first),
         "after": spread(eight.gaps(ended, time.perf_counter())),

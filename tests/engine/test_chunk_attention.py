@@ -5,6 +5,7 @@ import pytest
 
 from pensieved.engine.worker.passes import attention
 from pensieved.engine.worker.passes.attention import Attention
+from pensieved.engine.worker.passes.shapes import CUDA
 
 SCALE = 0.25
 
@@ -35,7 +36,7 @@ def test_what_is_added_hides_what_the_mask_hides(masks, kind):
     queries, keys, values = inputs(kind)
     mask = mx.arange(16) <= mx.arange(4, 9)[:, None]
     wanted = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=SCALE, mask=mask)
-    found = Attention(mask)(queries, keys, values, SCALE, None)
+    found = Attention(mask, CUDA)(queries, keys, values, SCALE, None)
     assert masks[-1].dtype == kind
     assert masks[-1].shape == (5, 16)
     assert mx.isfinite(masks[-1]).all()
@@ -44,7 +45,7 @@ def test_what_is_added_hides_what_the_mask_hides(masks, kind):
 
 def test_it_is_made_once_for_all_layers(masks):
     queries, keys, values = inputs(mx.bfloat16)
-    layers = Attention(mx.arange(16) <= mx.arange(4, 9)[:, None])
+    layers = Attention(mx.arange(16) <= mx.arange(4, 9)[:, None], CUDA)
     for _ in range(3):
         layers(queries, keys, values, SCALE, None)
     assert len(masks) == 3
@@ -52,5 +53,5 @@ def test_it_is_made_once_for_all_layers(masks):
 
 
 def test_causal_attention_needs_none(masks):
-    Attention("causal")(*inputs(mx.bfloat16), SCALE, None)
+    Attention("causal", CUDA)(*inputs(mx.bfloat16), SCALE, None)
     assert masks == ["causal"]

@@ -9,6 +9,7 @@ from pensieved.engine.worker.passes.attention import Attention
 from pensieved.engine.worker.passes.cpu import attention, device, linear
 from pensieved.engine.worker.passes.cpu.linear import FewRowsLinear, multiply_few_rows
 from pensieved.engine.worker.passes.cpu.powers import PER_UNIT, activate_by_powers, power_of_two, swiglu
+from pensieved.engine.worker.passes.shapes import CPU
 
 needs_x86 = pytest.mark.skipif(not device.on_x86(), reason="for a CPU that is x86")
 
@@ -46,37 +47,18 @@ def test_a_models_layers_find_the_activation(monkeypatch):
 
 
 @needs_x86
-@pytest.mark.parametrize(
-    ("tokens", "positions", "mask"),
-    [
-        (1, 9, [[[[True] * 5 + [False] * 4]], [[[True] * 9]]]),
-        (4, 9, "causal"),
-        (9, 9, "causal"),
-        (2, 9, [[True] * 8 + [False], [True] * 9]),
-    ],
-)
-def test_attention_is_mlxs(monkeypatch, tokens, positions, mask):
-    queries = mx.random.normal((2, 6, tokens, 32))
-    keys, values = (mx.random.normal((2, 3, positions, 32)) for _ in range(2))
-    attending = Attention(mask if isinstance(mask, str) else mx.array(mask))
-    found = attending(queries, keys, values, 0.3, None)
-    monkeypatch.setattr(attention, "suits", lambda *_: False)
-    assert mx.allclose(found, attending(queries, keys, values, 0.3, None), rtol=1e-5, atol=1e-5)
-
-
-@needs_x86
 def test_scores_of_any_size_are_weighed():
     queries, keys = mx.full((1, 1, 1, 4), 1e3), mx.array([[[[1e3] * 4, [-1e3] * 4, [1e3] * 4]]])
     values = mx.array([[[[1.0] * 4, [5.0] * 4, [3.0] * 4]]])
-    assert mx.allclose(Attention("causal")(queries, keys, values, 1.0, None), mx.full((1, 1, 1, 4), 2.0))
+    assert mx.allclose(Attention("causal", CPU)(queries, keys, values, 1.0, None), mx.full((1, 1, 1, 4), 2.0))
 
 
 def test_other_numbers_and_sinks_are_left_to_mlx(monkeypatch):
     monkeypatch.setattr(attention, "attend", lambda *_: pytest.fail("not for these"))
     queries, keys = mx.random.normal((1, 2, 3, 8)), mx.random.normal((1, 2, 3, 8))
     halves = queries.astype(mx.bfloat16), keys.astype(mx.bfloat16)
-    mx.eval(Attention("causal")(halves[0], halves[1], halves[1], 1.0, None))
-    mx.eval(Attention("causal")(queries, keys, keys, 1.0, mx.zeros((2,))))
+    mx.eval(Attention("causal", CPU)(halves[0], halves[1], halves[1], 1.0, None))
+    mx.eval(Attention("causal", CPU)(queries, keys, keys, 1.0, mx.zeros((2,))))
 
 
 class Layers(nn.Module):

@@ -20,7 +20,7 @@ from pensieved.engine.worker.arrivals import Arrivals
 from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.memory.footprint import footprint_of
 from pensieved.engine.worker.memory.gate import Gate
-from pensieved.engine.worker.pace import SMALLEST, Pace
+from pensieved.engine.worker.pace import Pace
 from pensieved.engine.worker.passes.runner import runner_for
 from pensieved.engine.worker.passes.shapes import shapes_for
 from pensieved.engine.worker.prefill import Group, Keeper, Prefill
@@ -92,7 +92,7 @@ class Batch:
         )
         self._idle_chunk = shapes.idle_chunks * prefill_chunk
         self._busy_chunk = shapes.busy_chunks * prefill_chunk
-        smallest = max(SMALLEST, shapes.chunk(1))
+        smallest = shapes.chunk(shapes.least)
         pace = SlicedPace if shapes.apart else Pace
         self._pace = pace(self._busy_chunk, self._idle_chunk, smallest)
         self._prefill = Prefill(self._runner, shapes, keeper)
@@ -247,8 +247,13 @@ class Batch:
             self._time(0, 0)  # other than what `pace` compares
             return outputs
         passing = prompts or not decoder.idle
+        waits = passing and self._runner.waits([(group.prompt, length) for group, length in planned])
+        if waits and decoder.unread:  # these shall not wait for another pass
+            outputs = decoder.read()
+            self._keep_answers(outputs)
+            return outputs
         chosen, tokens, share = self._run(planned) if passing else (None, 0, 1.0)
-        outputs = decoder.exchange(chosen)
+        outputs = decoder.exchange(chosen, waited=waits)
         self._keep_answers(outputs)
         if self._speculation is not None:
             self._speculation.watch(decoder, passed=passing, prompts=prompts)

@@ -2,8 +2,9 @@
 
 That is one step ahead of what was read: while the device computes a step, the tokens of the one before are read. They are
 the inputs of the step in flight, so reading them waits for nothing that was set off now. A request that ends is computed
-once too often, and forgotten. Not so for a single request on a CPU: MLX returns there when a pass is all but computed, and
-what little runs meanwhile is not worth waiting for another pass with each token.
+once too often, and forgotten. Not so for a single request on a CPU, nor where many scores are computed there while a pass is
+made (`passes/cpu/attention`): such a pass is all but computed when it is set off, and what little runs meanwhile is not worth
+waiting for another pass with each token.
 """
 
 from __future__ import annotations
@@ -73,16 +74,23 @@ class Decoder:
         """The tokens that follow the pass of `inputs`; see `Chooser.choose`."""
         return self._chooser.choose(logits, self._tokens)
 
-    def exchange(self, chosen: tuple[mx.array, dict[int, mx.array]] | None) -> list[Output]:
-        """The tokens to be sent now that those are on their way which a pass chose, if one was run."""
+    def exchange(
+        self, chosen: tuple[mx.array, dict[int, mx.array]] | None, *, waited: bool = False
+    ) -> list[Output]:
+        """The tokens to be sent now that those are on their way which a pass chose, if one was run.
+
+        Args:
+            chosen: see `choose`.
+            waited: whether that pass is all but computed.
+        """
         outputs = self.read()
         if chosen is not None:
             self.took(chosen)
-        return self.and_those_at_once(outputs)
+        return self.and_those_at_once(outputs, waited=waited)
 
-    def and_those_at_once(self, outputs: Sequence[Output]) -> list[Output]:
+    def and_those_at_once(self, outputs: Sequence[Output], *, waited: bool = False) -> list[Output]:
         """These outputs, and what is on its way if that is not left for the next pass to follow; each request's in one."""
-        more = self.read() if len(self.rows) < self._ahead else []
+        more = self.read() if waited or len(self.rows) < self._ahead else []
         results = {output.request: output for output in outputs}
         for output in more:
             results[output.request] = joined(results.get(output.request), output)

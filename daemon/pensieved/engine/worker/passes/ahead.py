@@ -40,15 +40,16 @@ class Ahead:
         row: which one.
         offset: position of the row's own token, an array of no dimension.
         length: tokens.
+        shapes: the device's policy.
     """
 
-    def __init__(self, cells: Cells, row: int, offset: mx.array, length: int) -> None:
+    def __init__(self, cells: Cells, row: int, offset: mx.array, length: int, shapes: Shapes) -> None:
         self.cells = cells
         self.rows = length
         self.positions = offset + 1 + mx.arange(length)
         self._row = row
         self._at = mx.stack([mx.array(row, dtype=mx.int32), (offset + 1).astype(mx.int32)])
-        self._attention = Attention(mx.arange(cells.capacity) <= self.positions[:, None])
+        self._attention = Attention(mx.arange(cells.capacity) <= self.positions[:, None], shapes)
 
     def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `Part`."""
@@ -118,13 +119,13 @@ class Verifier:
         return self._traces.of(key, plain)
 
     def _pass(self, layout: Layout, tokens: mx.array, offsets: list[mx.array], cells: list[Any]) -> Any:
-        """All that it reads or changes is an argument or a result, but for the weights."""
+        """All that it reads or changes is an argument or a result, but for the weights; see `Flat`'s."""
         rows = [
-            Decoding(Cells(list(keys), list(values)), offset)
+            Decoding(Cells(keys, values), offset, self._shapes)
             for (keys, values), offset in zip(cells, offsets, strict=True)
         ]
         ahead = [
-            Ahead(part.cells, row, offset[row], length)
+            Ahead(part.cells, row, offset[row], length, self._shapes)
             for part, offset, drafted in zip(rows, offsets, layout, strict=True)
             for row, length in drafted
         ]

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from pensieved.engine.worker.passes.ahead import Verifier
+from pensieved.engine.worker.passes.cpu import attention
 from pensieved.engine.worker.passes.onepass import Adapted, Decoding, Prompting, PromptingAt
 from pensieved.engine.worker.passes.shapes import PLAIN
 from pensieved.engine.worker.passes.shelf import Cells, Shelf
@@ -44,11 +45,11 @@ class ChunkShape:
     reach: int
     start: int | None
 
-    def part(self, cells: Cells, positions: mx.array) -> Prompting:
+    def part(self, cells: Cells, positions: mx.array, shapes: Shapes) -> Prompting:
         """The chunk as part of a pass."""
         if self.start is None:
-            return PromptingAt(cells, positions, self.reach)
-        return Prompting(cells, self.start, self.length)
+            return PromptingAt(cells, positions, self.reach, shapes)
+        return Prompting(cells, self.start, self.length, shapes)
 
 
 class FlatPrompt:
@@ -92,6 +93,17 @@ class Flat:
             known = Cells([layer.keys for layer in prefix], [layer.values for layer in prefix])
             cells.put(0, known, 0, cached)
         return FlatPrompt(cells, cached)
+
+    def waits(self, work: Sequence[tuple[FlatPrompt, int]]) -> bool:
+        """Whether a pass is all but computed when `run` returns.
+
+        Args:
+            work: for each group, the next tokens of each of its rows.
+        """
+        (_, _, kind), _ = self._blank[0]
+        attending = [(shelf.cells.rows, shelf.cells.capacity) for shelf in self._shelves]
+        attending += [(prompt.cells.rows * length, prompt.done + length) for prompt, length in work]
+        return attention.suits(kind) and any(self._shapes.is_at_once(*each) for each in attending)
 
     def run(
         self,
@@ -281,14 +293,18 @@ class Flat:
         cells: list[Any],
         chunks: list[Any],
     ) -> tuple[Any, ...]:
-        """One pass. All that it reads or changes is an argument or a result, but for the weights."""
+        """One pass. All that it reads or changes is an argument or a result, but for the weights.
+
+        The lists of arrays it is given hold the new ones afterwards: what is computed while the pass is made would otherwise
+        be a copy, since somebody still knew of the old ones.
+        """
         shelves = [
-            Decoding(Cells(list(keys), list(values)), offset)
+            Decoding(Cells(keys, values), offset, self._shapes)
             for (keys, values), offset in zip(cells, offsets, strict=True)
         ]
         prompts, ids, places = [], [] if tokens is None else [tokens], list(offsets)
         for shape, (rows, positions, keys, values) in zip(shapes, chunks, strict=True):
-            prompts.append(shape.part(Cells(list(keys), list(values)), positions))
+            prompts.append(shape.part(Cells(keys, values), positions, self._shapes))
             ids.append(rows.reshape(-1))
             places.append(mx.broadcast_to(positions, rows.shape).reshape(-1))
         width = sum(shelf.rows for shelf in shelves)

@@ -54,6 +54,10 @@ class Library:
         rows = [make_prompt_cache(self._model) for _ in lengths] if prefix is None else [prefix]
         return LibraryPrompt([layers[0].merge(list(layers)) for layers in zip(*rows, strict=True)])
 
+    def waits(self, work: Sequence[tuple[LibraryPrompt, int]]) -> bool:  # noqa: ARG002  # others have reason to ask
+        """See `Flat.waits`: never."""
+        return False
+
     def run(
         self,
         tokens: mx.array | None,

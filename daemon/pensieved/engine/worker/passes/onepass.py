@@ -25,6 +25,7 @@ from pensieved.engine.worker.passes.modules import replace_function
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pensieved.engine.worker.passes.shapes import Shapes
     from pensieved.engine.worker.passes.shelf import Cells
 
 _ATTENTION = "scaled_dot_product_attention"
@@ -51,12 +52,12 @@ class Part(Protocol):
 class Decoding:
     """The rows of one shelf, one token each, at their own positions."""
 
-    def __init__(self, cells: Cells, offsets: mx.array) -> None:
+    def __init__(self, cells: Cells, offsets: mx.array, shapes: Shapes) -> None:
         self.cells = cells
         self.rows = cells.rows
         self._offsets = offsets
         self._place = offsets[:, None, None, None]
-        self._attention = Attention(mx.arange(cells.capacity) <= self._place)
+        self._attention = Attention(mx.arange(cells.capacity) <= self._place, shapes)
 
     def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `Part`."""
@@ -75,12 +76,12 @@ class Decoding:
 class Prompting:
     """A chunk of a group of prompts: `length` tokens of each of `cells`' rows, from position `start` on."""
 
-    def __init__(self, cells: Cells, start: int, length: int) -> None:
+    def __init__(self, cells: Cells, start: int, length: int, shapes: Shapes) -> None:
         self.cells = cells
         self.rows = cells.rows * length
         self._start = start
         self._reach = start + length
-        self._attention = Attention("causal")
+        self._attention = Attention("causal", shapes)
 
     def write(self, layer: int, keys: mx.array, values: mx.array) -> None:
         """See `Part`."""
@@ -118,11 +119,11 @@ class PromptingAt(Prompting):
     It looks at the first `reach` positions and masks what lies beyond each token.
     """
 
-    def __init__(self, cells: Cells, positions: mx.array, reach: int) -> None:
-        super().__init__(cells, 0, positions.size)
+    def __init__(self, cells: Cells, positions: mx.array, reach: int, shapes: Shapes) -> None:
+        super().__init__(cells, 0, positions.size, shapes)
         self._at = positions[:1]
         self._reach = reach
-        self._attention = Attention(mx.arange(reach) <= positions[:, None])
+        self._attention = Attention(mx.arange(reach) <= positions[:, None], shapes)
 
     def _written(self, array: mx.array, new: mx.array) -> mx.array:
         return mx.slice_update(array, new, self._at, (2,))

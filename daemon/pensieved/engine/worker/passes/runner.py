@@ -32,6 +32,9 @@ class Runner(Protocol):
     def open(self, lengths: Sequence[int], prefix: Snapshot | None = None, cached: int = 0) -> Any:
         """See `Flat.open`."""
 
+    def waits(self, work: Sequence[tuple[Any, int]]) -> bool:
+        """See `Flat.waits`."""
+
     def run(
         self,
         tokens: mx.array | None,

@@ -51,6 +51,10 @@ class Shapes:
         short: tokens below which a row's length does not matter for that.
         shelves: most of them. On a GPU each costs a step some launches, and room that nobody looks at next to nothing. On
             a CPU room costs: eight short rows beside one of 2,000 tokens took four times as long as apart.
+        at_once: scores of a head, of all sequences together, from which on they are computed while a pass is being made, if
+            that is of use (see `cpu/attention`); None where nothing is, as it must be where passes are compiled.
+        least: prompt tokens that go along with a decode step at the least. A pass for more rows than those that decode costs a
+            CPU something, whatever their number: beside eight streams that step is 100 ms longer with 16 tokens, and 160 with 32.
     """
 
     compiled: bool = False
@@ -66,6 +70,8 @@ class Shapes:
     similar: float = 4
     short: int = 512
     shelves: int = 4
+    at_once: int | None = None
+    least: int = 16
 
     def rows(self, count: int) -> int:
         """Rows of a batch of `count` requests."""
@@ -122,12 +128,16 @@ class Shapes:
         """Whether rows of `one` and of `other` tokens share a shelf."""
         return self.unlikeness(one, other) <= self.similar
 
+    def is_at_once(self, tokens: int, positions: int) -> bool:
+        """Whether scores of so many tokens, each for so many positions, are computed while a pass is being made."""
+        return self.at_once is not None and tokens * positions >= self.at_once
+
     def group(self, prompts: int) -> int:
         """How many of `prompts` prompts to compute together."""
         return 1 << (prompts.bit_length() - 1) if self.padded else prompts
 
 
-CPU = Shapes(ahead=2, similar=2, short=128, shelves=8)
+CPU = Shapes(ahead=2, similar=2, short=128, shelves=8, at_once=1 << 14, least=32)
 METAL = Shapes(compiled=True, slack=16, idle_chunks=2)
 CUDA = Shapes(
     compiled=True,
