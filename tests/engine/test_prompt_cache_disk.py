@@ -347,13 +347,17 @@ def test_a_lock_that_is_held_elsewhere_is_only_waited_for_by_trying(tmp_path):
     assert (tmp_path / "prompts" / LOCK).exists()
 
 
+def taken(raw, _piece):
+    return raw.copy()
+
+
 def test_every_bit_of_a_file_counts(tmp_path):
     tokens = as_tokens(range(7))
     path = tmp_path / f"{file_name(tokens, 3)}.kv"
     arrays = [np.arange(5, dtype=np.float32), np.zeros((0, 3), np.float32), np.array(7, np.int32)]
     kinds = ["float32", "float32", "int32"]
     write_file(path, fingerprint="f", tokens=tokens, start=3, form=b"x", arrays=arrays, kinds=kinds)
-    _, read = read_file(path, tokens, 3)
+    _, read = read_file(path, tokens, 3, taken)
     assert [each.tobytes() for each in read] == [each.tobytes() for each in arrays]
     whole = path.read_bytes()
     padding = {place for place in range(len(whole)) if not whole[place]}
@@ -362,7 +366,7 @@ def test_every_bit_of_a_file_counts(tmp_path):
         damaged[place] ^= 1
         path.write_bytes(damaged)
         try:
-            _, found = read_file(path, tokens, 3)
+            _, found = read_file(path, tokens, 3, taken)
         except DamagedError:
             continue
         assert place in padding

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -197,9 +198,11 @@ class Arrivals:
 
     def _admit_fetched(self, rows: int) -> None:
         """Let those go on whose prefix was read from disk."""
-        if self._fetching and len(self._fetching) == rows:
-            reading = [future for _, futures in self._fetching.values() for future in futures]
-            wait(reading, READ_PATIENCE, FIRST_COMPLETED)
+        reading = [
+            [future for future in futures if not future.done()] for _, futures in self._fetching.values()
+        ]
+        if reading and all(reading) and len(reading) == rows:
+            wait(chain(*reading), READ_PATIENCE, FIRST_COMPLETED)
         for request, (row, futures) in list(self._fetching.items()):
             if all(future.done() for future in futures):
                 del self._fetching[request]

@@ -84,15 +84,21 @@ class Flat:
 
     def open(self, lengths: Sequence[int], prefix: Snapshot | None = None, cached: int = 0) -> FlatPrompt:
         """Room for prompts of these lengths to be computed together, from position `cached` on."""
-        shape = len(lengths), self._shapes.prompt_capacity(cached, max(lengths))
-        cells = Cells(
-            [mx.zeros((shape[0], heads, shape[1], width), kind) for (heads, width, kind), _ in self._blank],
-            [mx.zeros((shape[0], heads, shape[1], width), kind) for _, (heads, width, kind) in self._blank],
+        rows, capacity = len(lengths), self._shapes.prompt_capacity(cached, max(lengths))
+        left = Cells(
+            *(
+                [mx.zeros((rows, heads, capacity - cached, width), kind) for heads, width, kind in side]
+                for side in zip(*self._blank, strict=True)
+            )
         )
-        if prefix is not None:
-            known = Cells([layer.keys for layer in prefix], [layer.values for layer in prefix])
-            cells.put(0, known, 0, cached)
-        return FlatPrompt(cells, cached)
+        if prefix is None:
+            return FlatPrompt(left, cached)
+        known = [layer.keys for layer in prefix], [layer.values for layer in prefix]
+        cells = (
+            [mx.concatenate([array[:, :, :cached], more], axis=2) for array, more in zip(*each, strict=True)]
+            for each in zip(known, left.sides, strict=True)
+        )
+        return FlatPrompt(Cells(*cells), cached)
 
     def waits(self, work: Sequence[tuple[FlatPrompt, int]]) -> bool:
         """Whether a pass is all but computed when `run` returns.

@@ -190,8 +190,7 @@ class Disk:
         if path is None:
             return None
         try:
-            header, raw = read_file(path, entry.tokens, entry.start)
-            arrays = [_imported(each, piece) for each, piece in zip(raw, header.pieces, strict=True)]
+            header, arrays = read_file(path, entry.tokens, entry.start, _imported)
             return Read(arrays, [piece.kind for piece in header.pieces])
         except (DamagedError, OSError, TypeError, ValueError) as error:
             self._drop(path, error)

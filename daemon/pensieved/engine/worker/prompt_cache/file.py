@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,10 +19,12 @@ import numpy as np
 from pensieved.engine.worker.digest import blake2b
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pensieved.engine.worker.prompt_cache.entry import Tokens
+
+Array = TypeVar("Array")
 
 SUFFIX = ".kv"
 TEMPORARY = ".tmp"
@@ -121,8 +123,16 @@ def read_header(path: Path, fingerprint: str) -> Header:
     return header
 
 
-def read_file(path: Path, tokens: Tokens, start: int) -> tuple[Header, list[np.ndarray]]:
-    """The arrays of the entry for `tokens[start:]`, as raw bytes.
+def read_file(
+    path: Path, tokens: Tokens, start: int, take: Callable[[np.ndarray, Piece], Array]
+) -> tuple[Header, list[Array]]:
+    """The arrays of the entry for `tokens[start:]`.
+
+    Args:
+        path: the file.
+        tokens: of the entry.
+        start: of the entry.
+        take: makes an array of its bytes. It must copy them: the next ones are read into the same memory, which is near then.
 
     Raises:
         DamagedError: they are not what was written for these tokens.
@@ -132,13 +142,16 @@ def read_file(path: Path, tokens: Tokens, start: int) -> tuple[Header, list[np.n
         header = _header(file, path)
         if header.start != start or header.tokens != tokens.astype("<u4").tobytes():
             raise DamagedError("it is of other tokens")
-        data = np.empty(os.fstat(file.fileno()).st_size - file.tell(), np.uint8)
-        if file.readinto(_raw(data)) != data.size:
-            raise DamagedError("it ends early")
-    arrays = [data[piece.offset : piece.offset + piece.nbytes] for piece in header.pieces]
-    for piece, array in zip(header.pieces, arrays, strict=True):
-        if zlib.crc32(_raw(array)) != piece.crc:
-            raise DamagedError("an array has changed")
+        begin, arrays = file.tell(), []
+        room = np.empty(max((piece.nbytes for piece in header.pieces), default=0), np.uint8)
+        for piece in header.pieces:
+            raw = room[: piece.nbytes]
+            file.seek(begin + piece.offset)
+            if file.readinto(_raw(raw)) != raw.size:
+                raise DamagedError("it ends early")
+            if zlib.crc32(_raw(raw)) != piece.crc:
+                raise DamagedError("an array has changed")
+            arrays.append(take(raw, piece))
     return header, arrays
 
 
