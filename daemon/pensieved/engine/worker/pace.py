@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pensieved.engine.worker.passes.shapes import Shapes
+
 PATIENCE = 2.5
 """Bound on a step with prompt tokens, in steps without, where hardly anybody waits. Eight readers of streams are promised no
 more than three for a ninth's prompt; see `Pace.budget`."""
 MAJORITY = 2.0
 """Prompts that wait for each who reads, beyond which more of them change nothing."""
-SMALLEST = 16
+SMALLEST = Shapes.least
 """Tokens that always go along, unless fewer than some more make no difference."""
 DOWN, UP = 0.5, 0.15
 """Weights of a measurement below and above what was known: a slow step may have had other reasons."""

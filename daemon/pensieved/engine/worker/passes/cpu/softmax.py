@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -63,8 +62,7 @@ def _memory(array: mx.array) -> Floats:
 def _shares(rows: Floats, sums: Floats) -> Iterator[tuple[Floats, Floats]]:
     """A part of the rows for each thread, at least one."""
     count = max(1, min(openblas.threads(), rows.size // LEAST, len(rows)))
-    edges = [len(rows) * place // count for place in range(count + 1)]
-    return ((rows[start:end], sums[start:end]) for start, end in pairwise(edges))
+    return zip(np.array_split(rows, count), np.array_split(sums, count), strict=True)
 
 
 def _exponentiate(rows: Floats, sums: Floats) -> None:
