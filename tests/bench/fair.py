@@ -3,8 +3,10 @@
 Gaps between tokens of the eight are told apart by when they ended: before the ninth came, until its first token, and
 after. `work_kept` asks whether the two kinds of work cost each other anything: the seconds that the prompt takes by
 itself and the tokens of the eight take by themselves, over the seconds that both took together. 1 means nothing was
-lost; the eight must of course get slower, since the prompt is work. The eight sample: what a small model answers
-greedily repeats itself, which a server may foretell, and several tokens in one event would count as one.
+lost; the eight must of course get slower, since the prompt is work. What each takes by itself is seen before and after
+that, since machines are noisy, and the eight are at different places of their answers all the while: each asks anew once
+in every so many tokens. They sample: what a small model answers greedily repeats itself, which a server may foretell, and
+several tokens in one event would count as one.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 
 STREAMS = 8
 _NINTH_TOKENS = 8
-_STREAM_TOKENS = 512
-_GAPS = 256  # of each stream, before the ninth comes: until they are at different places of their answers
-_GAPS_AFTER = 64
+_STREAM_TOKENS = 256
+_SETTLED = 128  # tokens of each stream after which they count as running
+_GAPS = 256  # of each stream, before the ninth comes and again after it: so that each asks anew once
 _QUICK_GAPS = 8
 _AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
+_ONCE_ABOVE = 120.0  # seconds: one this long is not timed again after the eight
 
 
 @dataclass
@@ -48,7 +51,8 @@ class _Eight:
     async def stream(self, place: int) -> None:
         for number in itertools.count():
             question = story(f"{self.seed}/{place}/{number}")
-            request = Request(messages=(question,), tokens=_STREAM_TOKENS, temperature=1.0)
+            tokens = _STREAM_TOKENS if number else _STREAM_TOKENS * (place + 1) // STREAMS
+            request = Request(messages=(question,), tokens=tokens, temperature=1.0)
             self.starts.append(time.perf_counter())
             answer = await ask(
                 self.server.target(), request, lambda: self.times[place].append(time.perf_counter())
@@ -83,7 +87,7 @@ async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: An
     length = min(plan.long_prompt, context - 128)
     alone = await _alone(server, tokenizer, f"{plan.seed}/fair/alone", length)
     eight = _Eight(server, f"{plan.seed}/fair/eight")
-    gaps = (_QUICK_GAPS, _QUICK_GAPS) if plan.quick else (_GAPS, _GAPS_AFTER)
+    gaps = (1, _QUICK_GAPS) if plan.quick else (_SETTLED, _GAPS)
     streams = asyncio.gather(*(eight.stream(place) for place in range(STREAMS)))
     script = asyncio.create_task(
         _script(server, eight, gaps, _long(tokenizer, f"{plan.seed}/fair/ninth", length))
@@ -97,17 +101,19 @@ async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: An
         script.cancel()
         streams.cancel()
         await asyncio.gather(streams, script, return_exceptions=True)
+    if alone < _ONCE_ABOVE:
+        alone = (alone + await _alone(server, tokenizer, f"{plan.seed}/fair/again", length)) / 2
     figures["alone"] = rounded(alone)
     figures["work_kept"] = rounded(kept(figures))
     result.add("fair", server.contestant.name, 0, **figures)
 
 
 async def _script(server: Server, eight: _Eight, gaps: tuple[int, int], request: Request) -> dict[str, Any]:
-    """Gaps are those of each stream to be seen before the ninth comes, and after it was answered."""
-    before, after = gaps
-    await eight.until_each_has(1, 0.0)
+    """Gaps are those of each stream until they count as running, and then before the ninth comes and after it was answered."""
+    settling, watched = gaps
+    await eight.until_each_has(settling, 0.0)
     settled = time.perf_counter()
-    await eight.until_each_has(before, settled)
+    await eight.until_each_has(watched, settled)
     came, first = time.perf_counter(), 0.0
 
     def on_text() -> None:
@@ -116,21 +122,17 @@ async def _script(server: Server, eight: _Eight, gaps: tuple[int, int], request:
 
     ninth = await ask(server.target(), request, on_text)
     first, ended = first or time.perf_counter(), time.perf_counter()
-    await eight.until_each_has(after, ended)
-    return {
-        **_figures(eight, settled, came, first),
-        "after": spread(eight.gaps(ended, time.perf_counter())),
-        **_of(ninth),
-    }
-
-
-def _figures(eight: _Eight, settled: float, came: float, first: float) -> dict[str, Any]:
+    await eight.until_each_has(watched, ended)
+    end = time.perf_counter()
     return {
         "before": spread(eight.gaps(settled, came)),
         "during": spread(eight.gaps(came, first)),
+        "after": spread(eight.gaps(ended, end)),
         "rate_before": rounded(eight.count(settled, came) / (came - settled)),
+        "rate_after": rounded(eight.count(ended, end) / (end - ended)),
         "tokens_during": eight.count(came, first),
         "together": rounded(first - came),
+        **_of(ninth),
     }
 
 
@@ -142,7 +144,8 @@ def _of(ninth: Answer) -> dict[str, Any]:
 
 def kept(figures: dict[str, Any]) -> float:
     """Seconds that both kinds of work take by themselves over those they took together."""
-    separate = figures["alone"] + figures["tokens_during"] / figures["rate_before"]
+    each = (1 / figures["rate_before"] + 1 / figures["rate_after"]) / 2
+    separate = figures["alone"] + figures["tokens_during"] * each
     return float(separate / figures["together"])
 
 

@@ -66,6 +66,7 @@ def test_a_new_question_is_no_gap_between_tokens():
 
 
 def test_work_is_kept_when_both_take_as_long_together_as_one_after_the_other():
-    figures = {"alone": 2.0, "tokens_during": 30, "rate_before": 10.0, "together": 5.0}
+    figures = {"alone": 2.0, "tokens_during": 30, "rate_before": 10.0, "rate_after": 10.0, "together": 5.0}
     assert fair.kept(figures) == 1.0
     assert fair.kept({**figures, "together": 10.0}) == 0.5
+    assert fair.kept({**figures, "rate_before": 7.5, "rate_after": 15.0}) == 1.0  # 4 and 2 seconds

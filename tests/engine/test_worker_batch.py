@@ -7,7 +7,6 @@ from itertools import chain
 import mlx.core as mx
 import pytest
 from mlx import nn
-from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache
 
 from pensieved.engine.protocol import FinishReason, Sampling, Submit
@@ -19,30 +18,12 @@ from pensieved.engine.worker.passes.quantized import MatrixLinear
 from pensieved.engine.worker.passes.shapes import CPU, CUDA, METAL
 from pensieved.engine.worker.passes.traces import Traces
 from pensieved.engine.worker.slices import SlicedPace
-from support.architectures import OTHERS, PLAIN, VOCABULARY, model_of
+from support.architectures import OTHERS, PLAIN, model_of
+from support.greedy import expected, prompts
 
 LENGTHS = (1, 5, 40, 90, 17, 40, 200, 3)
 TOKENS = 24
 POLICIES = {"exact": CPU, "metal": METAL, "padded": replace(CUDA, apart=False, compiled=False), "cuda": CUDA}
-
-
-def prompts(lengths, seed=0):
-    chance = random.Random(seed)
-    return [tuple(chance.randrange(VOCABULARY) for _ in range(length)) for length in lengths]
-
-
-def expected(model, wanted, tokens):
-    """mlx-lm's batched greedy answers."""
-    generator = BatchGenerator(model, completion_batch_size=8, prefill_batch_size=8)
-    ids = generator.insert([list(each) for each in wanted], max_tokens=[tokens] * len(wanted))
-    answers, live = {each: [] for each in ids}, set(ids)
-    while live:
-        for response in generator.next()[1]:
-            answers[response.uid].append(response.token)
-            if response.finish_reason is not None:
-                live.discard(response.uid)
-    generator.close()
-    return [answers[each] for each in ids]
 
 
 def batch_of(model, policy=CPU, **settings):
@@ -407,7 +388,7 @@ def test_whoever_comes_during_the_warm_up_is_answered_between_two_pieces(monkeyp
         19 + TOKENS,
         49 + TOKENS,
     }  # all but the last, which no pass has read
-    assert batch._pace.trying is None
+    assert batch._schedule._pace.trying is None
 
 
 def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, llama):
@@ -481,7 +462,7 @@ def spread(monkeypatch, model, policy, parts):
     """A batch whose chunks are spread over so many steps of those who decode."""
     monkeypatch.setattr(SlicedPace, "parts", lambda *_: parts)
     batch = batch_of(model, policy)
-    batch._pace._plain[1] = 1.0  # some step was seen
+    batch._schedule._pace._plain[1] = 1.0  # some step was seen
     return batch
 
 
@@ -520,7 +501,7 @@ def test_a_chunk_in_parts_is_computed_at_once_when_nobody_decodes_any_more(monke
     begun(batch, short, 5)
     batch.insert(Submit(0, tuple(long), TOKENS, ()))
     batch.step()
-    assert batch._slices
+    assert batch._schedule._slices
     batch.remove(100)
     answers = []
     while len(batch):
@@ -536,7 +517,7 @@ def test_a_chunk_in_parts_for_which_nobody_waits_any_more_is_forgotten(monkeypat
     batch.step()
     batch.remove(0)
     batch.step()
-    assert batch._slices is None
+    assert batch._schedule._slices is None
     batch.insert(Submit(1, tuple(long), TOKENS, ()))
     answers = []
     while len(batch):

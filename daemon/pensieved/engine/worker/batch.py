@@ -1,13 +1,13 @@
 """The requests that run together: who arrives, who is in prefill, who decodes, and what each turn of the loop does.
 
 A step is one pass of the model for everybody (`runner`): a token for each request that decodes, and as many prompt
-tokens as those can bear (`pace`). What becomes of the logits is `choosing`'s and `decode`'s business.
+tokens as those can bear (`schedule`). What becomes of the logits is `choosing`'s and `decode`'s business.
 """
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,10 @@ from pensieved.engine.worker.arrivals import Arrivals
 from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.memory.footprint import footprint_of
 from pensieved.engine.worker.memory.gate import Gate
-from pensieved.engine.worker.pace import Pace
 from pensieved.engine.worker.passes.runner import runner_for
 from pensieved.engine.worker.passes.shapes import shapes_for
-from pensieved.engine.worker.prefill import Group, Keeper, Prefill
-from pensieved.engine.worker.slices import SlicedPace, Slices, set_off
+from pensieved.engine.worker.prefill import Keeper, Prefill
+from pensieved.engine.worker.schedule import Schedule
 from pensieved.engine.worker.speculation.turn import speculation_for
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ class Batch:
         self._stream = mx.new_stream(device)
         with mx.stream(self._stream):
             self._runner, shapes = runner_for(model, shapes or shapes_for(device))
+        shapes = replace(shapes, pausing=min(shapes.pausing, prefill_chunk))
         self._model = model
         self._shapes = shapes
         self.max_concurrent = max_concurrent
@@ -90,21 +90,15 @@ class Batch:
             on_entry=self._enter,
             on_refusal=self._refuse,
         )
-        self._idle_chunk = shapes.idle_chunks * prefill_chunk
-        self._busy_chunk = shapes.busy_chunks * prefill_chunk
-        smallest = shapes.chunk(shapes.least)
-        pace = SlicedPace if shapes.apart else Pace
-        self._pace = pace(self._busy_chunk, self._idle_chunk, smallest)
         self._prefill = Prefill(self._runner, shapes, keeper)
         self._decoder = Decoder(shapes.ahead)
-        self._slices: Slices | None = None
+        self._schedule = Schedule(self._runner, shapes, self._prefill, self._decoder, prefill_chunk)
         self._rows: dict[int, Running] = {}
         self._on_begin = on_begin
         self._refusals: list[Refused] = []
         self._gate: Gate | None = None
         self._speculation: Speculation | None = None
         self._steps = 0
-        self._seen = 0.0  # when the previous step's tokens were read
 
     def __len__(self) -> int:
         return len(self._rows) + len(self._arrivals)
@@ -144,10 +138,14 @@ class Batch:
     @property
     def expected(self) -> warming.Expected:
         """What requests it is to be ready for."""
-        gate = self._gate
+        gate, schedule = self._gate, self._schedule
         longest = None if gate is None else gate.fitting(PARTS_OF_MEMORY)
         return warming.Expected(
-            self.max_concurrent, self._idle_chunk, self._busy_chunk, longest, in_parts=self._shapes.apart
+            self.max_concurrent,
+            schedule.idle_chunk,
+            schedule.busy_chunk,
+            longest,
+            in_parts=self._shapes.apart,
         )
 
     def first_passes(self) -> Iterator[None]:
@@ -174,7 +172,7 @@ class Batch:
 
     def try_chunks(self, tokens: int | None) -> None:
         """Let that many prompt tokens go along with a decode step, whatever it costs; None: as many as readers bear."""
-        self._pace.trying = tokens
+        self._schedule.try_chunks(tokens)
 
     def speculate(self) -> None:
         """From now on, draft tokens where that pays; without effect where it never does."""
@@ -216,7 +214,7 @@ class Batch:
     def _enter(self, row: Running) -> None:
         """A request that is complete, or nearly."""
         if not self._rows:
-            self._pace.rest()
+            self._schedule.rest()
             if self._speculation is not None:
                 self._speculation.rest()
         self._rows[row.request] = row
@@ -236,68 +234,37 @@ class Batch:
         self._refusals.append(refused)
 
     def _step(self) -> list[Output]:
-        decoder = self._decoder
+        decoder, schedule = self._decoder, self._schedule
         self._settle()
-        decoding = len(decoder.rows)
-        planned = [] if self._slices else self._prefill.plan(self._budget(decoding))
-        prompts = bool(planned or self._slices)
+        schedule.plan()
+        prompts = schedule.prompts
         if not prompts and self._speculation is not None and self._speculation.promises(decoder):
             outputs = self._speculation.turn(decoder)
             self._keep_answers(outputs)
-            self._time(0, 0)  # other than what `pace` compares
+            self._count()
             return outputs
         passing = prompts or not decoder.idle
-        waits = passing and self._runner.waits([(group.prompt, length) for group, length in planned])
+        waits = passing and schedule.waits
         if waits and decoder.unread:  # these shall not wait for another pass
             outputs = decoder.read()
             self._keep_answers(outputs)
             return outputs
-        chosen, tokens, share = self._run(planned) if passing else (None, 0, 1.0)
+        chosen = schedule.run() if passing else None
         outputs = decoder.exchange(chosen, waited=waits)
         self._keep_answers(outputs)
         if self._speculation is not None:
             self._speculation.watch(decoder, passed=passing, prompts=prompts)
         if passing:
-            self._time(decoding, tokens, share)
+            self._count()
         else:
-            self._pace.rest()
+            schedule.rest()
         return outputs
-
-    def _budget(self, decoding: int) -> int:
-        """Prompt tokens that go along with a step of so many rows."""
-        return self._pace.budget(decoding, len(self._prefill))
-
-    def _run(
-        self, planned: Sequence[tuple[Group, int]]
-    ) -> tuple[tuple[mx.array, dict[int, mx.array]] | None, int, float]:
-        """Set off a pass; what it chooses, where anybody decodes, and which share of how many prompt tokens it computes."""
-        decoder = self._decoder
-        work = [(group.prompt, group.chunk(length)) for group, length in planned]
-        tokens = decoder.inputs if decoder.rows else None
-        prompt_tokens = sum(len(group.rows) * length for group, length in planned)
-        parts = self._pace.parts(len(decoder.rows), len(self._prefill), prompt_tokens)
-        logits, (rest, *layers) = self._runner.run(tokens, work, in_parts=parts > 1)
-        chosen = None if logits is None else decoder.choose(logits)
-        if planned:
-            self._slices = Slices(planned, layers, prompt_tokens, parts)
-        slices, share = self._slices, 1.0
-        part: list[Sequence[mx.array]] = []
-        if slices is not None:
-            part, share = slices.take(everything=not decoder.rows)
-        set_off(chosen, rest, part, apart=self._shapes.apart)
-        if slices is None:
-            return chosen, 0, share
-        if not slices:
-            self._prefill.went(slices.planned)
-            self._slices = None
-        return chosen, slices.tokens, share
 
     def _settle(self) -> None:
         """Let go of rows that ended, and let prompts that are computed join those that decode."""
-        if self._slices is not None and self._slices.in_vain:
-            self._slices = None
+        self._schedule.settle()
         decoding = sum(not row.gone for row in self._decoder.rows)
-        self._prefill.admit(self.max_concurrent - decoding, self._budget(decoding))
+        self._prefill.admit(self.max_concurrent - decoding, self._schedule.budget(decoding))
         groups = self._prefill.finished()
         decoder = self._decoder
         if not groups and not any(row.gone for row in decoder.rows):
@@ -328,10 +295,9 @@ class Batch:
         length = len(row.prompt) + len(row.answer) - (0 if self._decoder.unread else 1)
         self._keeper.keep(row, length, partial(self._runner.snapshot, place))
 
-    def _time(self, decoding: int, prompt_tokens: int, share: float = 1.0) -> None:
-        now = time.perf_counter()
-        self._pace.took(now - self._seen, decoding, prompt_tokens, share)
-        self._seen = now
+    def _count(self) -> None:
+        """A pass was set off, and the tokens of the one before were read."""
+        self._schedule.took()
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEANINGS == 0:
             mx.clear_cache()

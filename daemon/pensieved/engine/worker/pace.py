@@ -78,9 +78,13 @@ class Pace:
         """Prompt tokens for a step in which `rows` requests decode and `waiting` prompts are not computed yet."""
         if not rows:
             return self._idle_chunk
-        bound = self._bound(rows, waiting)
-        bearable = self._smallest if bound is None else self._most(bound)
+        bound = self.bound(rows, waiting)
+        bearable = self._most(bound) if bound else self._smallest
         return self.trying or int(max(self._smallest, min(bearable, self._chunk)))
+
+    def bound(self, rows: int, waiting: int) -> float:
+        """Seconds that prompts may add to a step in which `rows` decode and `waiting` prompts are not computed yet; 0 if unknown."""
+        return (self._plain_of(rows) or 0.0) * (PATIENCE - 1) * (1 + min(MAJORITY, waiting / rows))
 
     def parts(self, rows: int, waiting: int, tokens: int) -> int:  # noqa: ARG002  # others have reason to ask
         """In how many parts, a step each, the pass for a chunk of so many tokens is computed: in one."""
@@ -99,13 +103,6 @@ class Pace:
     def rest(self) -> None:
         """Nothing ran for a while: the next step has no previous one."""
         self._last = None
-
-    def _bound(self, rows: int, waiting: int) -> float | None:
-        """Seconds that prompts may add to a step; None while it is not known what one takes."""
-        plain = self._plain_of(rows)
-        if plain is None:
-            return None
-        return plain * (PATIENCE - 1) * (1 + min(MAJORITY, waiting / rows))
 
     def _learn(self, last: Step, step: Step, plain: float) -> None:
         """Learn from two steps in a row that brought prompt tokens, where one that brings none takes `plain` seconds."""

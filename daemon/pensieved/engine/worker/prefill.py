@@ -98,7 +98,7 @@ class Prefill:
         self._keeper = keeper
         self._waiting: deque[Running] = deque()
         self._groups: list[Group] = []
-        self._turn = 0
+        self._turn = self._turn_of_pausing = 0
 
     def __len__(self) -> int:
         waiting = sum(not row.gone for row in self._waiting)
@@ -125,29 +125,39 @@ class Prefill:
             self._groups.append(Group(rows, prompt))
             free -= len(rows)
 
-    def plan(self, budget: int) -> list[tuple[Group, int]]:
+    def plan(self, budget: int, *, beside: bool) -> list[tuple[Group, int]]:
         """Which groups go on with the next step, and by how many tokens.
 
-        The oldest group and the one that is nearest to its end take turns in being the first: a long prompt is not
-        starved by short ones, nor do they wait for all of it.
+        Args:
+            budget: tokens, of all groups together.
+            beside: whether somebody decodes. What pauses for them is left out then; see `plan_pausing`.
         """
-        open_groups = [group for group in self._groups if group.left > 0]
         self._turn += 1
-        if self._turn % 2:
-            open_groups.sort(key=lambda group: group.left)
         planned: list[tuple[Group, int]] = []
-        for group in open_groups:
+        for group in self._in_turn(self._turn):
+            if beside and self._pausing(group):
+                continue
             room = budget // len(group.rows)
             length = group.until_stop()
             whole = self._shapes.padded and len(group.rows) > 1
             if planned and room < (length if whole else min(length, LEAST)):
                 continue
             length = length if whole else self._shapes.take(length, room)
+            if not beside:
+                length = min(length, self._pausing(group) or length)
             planned.append((group, length))
             if self._shapes.apart:  # a second one would be a further pass
                 break
             budget -= self._shapes.chunk(length) * len(group.rows)
         return planned
+
+    def plan_pausing(self) -> list[tuple[Group, int]]:
+        """The group that is next to go on with a pass which pauses for those who decode, and by how many tokens; or none."""
+        self._turn_of_pausing += 1
+        for group in self._in_turn(self._turn_of_pausing):
+            if length := self._pausing(group):
+                return [(group, length)]
+        return []
 
     def went(self, planned: Sequence[tuple[Group, int]]) -> None:
         """The chunks were set off."""
@@ -164,6 +174,22 @@ class Prefill:
         done = [group for group in self._groups if group.left <= 0]
         self._groups = [group for group in self._groups if group.left > 0]
         return done
+
+    def _in_turn(self, turn: int) -> list[Group]:
+        """Those that are not computed yet, in the order in which they go on.
+
+        The oldest group and the one that is nearest to its end take turns in being the first: a long prompt is not
+        starved by short ones, nor do they wait for all of it.
+        """
+        open_groups = [group for group in self._groups if group.left > 0]
+        if turn % 2:
+            open_groups.sort(key=lambda group: group.left)
+        return open_groups
+
+    def _pausing(self, group: Group) -> int:
+        """How many tokens a pass has that pauses for others, if the next one of the group is such; else 0."""
+        length = min(group.until_stop(), max(1, self._shapes.pausing // len(group.rows)))
+        return length if length > 0 and self._runner.pauses(group.prompt, length) else 0
 
     def _next_row(self) -> Running | None:
         """The request that waits longest, unless another is just computing what it begins with."""

@@ -4,20 +4,24 @@ Where a pass costs its launches, whatever its length, short chunks make a prompt
 computes what is asked for and what that depends on: keys and values of the first layers need the first layers alone. So
 a long chunk is one pass, asked for in as many parts as readers need: in halves or quarters, so that the same parts come
 again, and with them the CUDA graphs that MLX has made of them.
+
+On a CPU a pass with few more rows than those who decode costs nearly as much as one with many. Where a long chunk is computed while
+its pass is made, that pauses when readers have waited for long enough, and goes on behind their next step.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from pensieved.engine.worker.memory.device import little_ahead
 from pensieved.engine.worker.pace import HICCUP, SMALLEST, Pace, Step, mixed
+from pensieved.engine.worker.passes.pauses import Paused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pensieved.engine.worker.prefill import Group
 
@@ -27,8 +31,35 @@ CALM = 0.25
 """Weight of a measurement of a part; there are many."""
 
 
+class Pausing:
+    """A pass that pauses.
+
+    Args:
+        planned: the groups of prompts in it, and how many tokens of each of their rows.
+        make: makes and computes it; what it results in comes last of what that returns.
+    """
+
+    def __init__(self, planned: Sequence[tuple[Group, int]], make: Callable[[], tuple[Any, Any]]) -> None:
+        self.planned = planned
+        self._pass = Paused(make)
+
+    def go_on(self, seconds: float) -> bool:
+        """Compute more of it, for about so long; whether all is."""
+        if not self._pass.go_on(seconds):
+            return False
+        mx.eval(self._pass.result[-1])
+        return True
+
+    def dropped(self) -> bool:
+        """Whether nobody waits for it any more; what it holds is let go of then."""
+        in_vain = _in_vain(self.planned)
+        if in_vain:
+            self._pass.give_up()
+        return in_vain
+
+
 class Slices:
-    """What is left of such a pass.
+    """What is left of a pass in parts.
 
     Args:
         planned: the groups of prompts in it, and how many tokens of each of their rows.
@@ -56,13 +87,17 @@ class Slices:
     @property
     def in_vain(self) -> bool:
         """Whether nobody waits for it any more."""
-        return all(group.is_gone for group, _ in self.planned)
+        return _in_vain(self.planned)
 
     def take(self, *, everything: bool) -> tuple[list[Sequence[mx.array]], float]:
         """What to compute next: a part, or all that is left; and which share of the pass that is."""
         count = len(self._left) if everything else self._each
         taken, self._left = self._left[:count], self._left[count:]
         return taken, len(taken) / self._all
+
+
+def _in_vain(planned: Sequence[tuple[Group, int]]) -> bool:
+    return all(group.is_gone for group, _ in planned)
 
 
 def set_off(
@@ -101,12 +136,12 @@ class SlicedPace(Pace):
 
     def budget(self, rows: int, waiting: int = 1) -> int:
         """See `Pace.budget`."""
-        known = rows and self.trying is None and self._bound(rows, waiting) is not None
+        known = rows and self.trying is None and self.bound(rows, waiting)
         return self._chunk if known else super().budget(rows, waiting)
 
     def parts(self, rows: int, waiting: int, tokens: int) -> int:
         """See `Pace.parts`: as few as let a step be as long as readers bear."""
-        bound = self._bound(rows, waiting) if rows and self.trying is None else None
+        bound = self.bound(rows, waiting) if rows and self.trying is None else 0.0
         whole = self._whole.get(tokens.bit_length())
         if not bound or whole is None or whole <= bound:
             return 1

@@ -101,15 +101,17 @@ class Flat:
         return FlatPrompt(Cells(*cells), cached)
 
     def waits(self, work: Sequence[tuple[FlatPrompt, int]]) -> bool:
-        """Whether a pass is all but computed when `run` returns.
+        """Whether a pass of those who decode, and of chunks of prompts, is all but computed when `run` returns.
 
         Args:
             work: for each group, the next tokens of each of its rows.
         """
-        (_, _, kind), _ = self._blank[0]
         attending = [(shelf.cells.rows, shelf.cells.capacity) for shelf in self._shelves]
-        attending += [(prompt.cells.rows * length, prompt.done + length) for prompt, length in work]
-        return attention.suits(kind) and any(self._shapes.is_at_once(*each) for each in attending)
+        return any(self._is_at_once(*each) for each in attending) or any(self.pauses(*each) for each in work)
+
+    def pauses(self, prompt: FlatPrompt, length: int) -> bool:
+        """Whether a pass for the next `length` tokens of each of a group's rows is, too, and may pause on the way (see `pauses`)."""
+        return self._is_at_once(prompt.cells.rows * length, prompt.done + length)
 
     def run(
         self,
@@ -135,6 +137,10 @@ class Flat:
         for each in work:
             rest += self._run(None, [each], in_parts=in_parts)[1][1:]
         return logits, rest
+
+    def _is_at_once(self, tokens: int, positions: int) -> bool:
+        (_, _, kind), _ = self._blank[0]
+        return attention.suits(kind) and self._shapes.is_at_once(tokens, positions)
 
     def _run(
         self,

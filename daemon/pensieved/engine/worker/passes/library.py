@@ -58,6 +58,10 @@ class Library:
         """See `Flat.waits`: never."""
         return False
 
+    def pauses(self, prompt: LibraryPrompt, length: int) -> bool:  # noqa: ARG002  # others have reason to ask
+        """See `Flat.pauses`: never."""
+        return False
+
     def run(
         self,
         tokens: mx.array | None,

@@ -35,6 +35,9 @@ class Runner(Protocol):
     def waits(self, work: Sequence[tuple[Any, int]]) -> bool:
         """See `Flat.waits`."""
 
+    def pauses(self, prompt: Any, length: int) -> bool:
+        """See `Flat.pauses`."""
+
     def run(
         self,
         tokens: mx.array | None,

@@ -71,6 +71,7 @@ class Shapes:
     short: int = 512
     shelves: int = 4
     at_once: int | None = None
+    pausing: int = 256
     least: int = 16
 
     def rows(self, count: int) -> int:

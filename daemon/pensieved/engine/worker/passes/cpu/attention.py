@@ -2,7 +2,8 @@
 
 What is divided by the sum of a row's weights is the row's result, which is shorter than its weights where contexts are long.
 With few scores it is part of the pass as MLX knows it, with powers of two for exponentials (see `powers`). With many, it is
-computed while the pass is being made (see `softmax`): then the pass is all but computed when it is made.
+computed while the pass is being made (see `softmax`): then the pass is all but computed when it is made. So it may pause here, in
+each layer (see `pauses`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mlx.core as mx
 from pensieved.engine.worker.passes.cpu.device import on_x86
 from pensieved.engine.worker.passes.cpu.powers import PER_UNIT, power_of_two
 from pensieved.engine.worker.passes.cpu.softmax import exponentiate
+from pensieved.engine.worker.passes.pauses import pause
 
 
 def suits(*kinds: mx.Dtype) -> bool:
@@ -50,8 +52,12 @@ def attend(
     else:
         weights = _powers(scores, hidden)
         sums = weights.sum(axis=-1, keepdims=True)
-    out = (weights.reshape(*grouped, positions) @ values).reshape(sequences, heads, tokens, -1)
-    return out / sums
+    out = (weights.reshape(*grouped, positions) @ values).reshape(sequences, heads, tokens, -1) / sums
+    if at_once:
+        mx.async_eval(out)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+        del products, scores, weights  # nobody holds them while the pass pauses
+        pause()
+    return out
 
 
 def _powers(scores: mx.array, hidden: mx.array) -> mx.array:

@@ -16,28 +16,29 @@ from mlx.nn.layers.positional_encoding import RoPE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    _Tables = dict[tuple[int, float, float], tuple[mx.array, mx.array]]
+
 
 class Angles:
-    """Sines and cosines of the rows of the pass that is being made."""
+    """Sines and cosines of the rows of the passes that are being made: of one, and of one that pauses meanwhile."""
 
     def __init__(self) -> None:
-        self._positions: mx.array | None = None
-        self._tables: dict[tuple[int, float, float], tuple[mx.array, mx.array]] = {}
+        # By the identity of the positions: an array that nobody else can have the place of while its pass is made.
+        self._passes: dict[int, _Tables] = {}
 
     @contextmanager
     def of(self, positions: mx.array) -> Iterator[None]:
         """A pass of rows at these positions, (rows,), is made in here."""
-        self._positions = positions
+        self._passes[id(positions)] = {}
         try:
             yield
         finally:
-            self._positions = None
-            self._tables.clear()
+            del self._passes[id(positions)]
 
     def at(self, positions: Any, dims: int, base: float, scale: float) -> tuple[mx.array, mx.array] | None:
         """(rows, 1, 1, dims) twice: the cosines, and the sines with the sign that each half takes.
 
-        None where `positions` is not the array of the pass: whoever calls the model otherwise has others.
+        None where `positions` is not the array of a pass: whoever calls the model otherwise has others.
 
         Args:
             positions: where the rows are to be.
@@ -45,12 +46,13 @@ class Angles:
             base: of the frequencies.
             scale: what positions are multiplied by.
         """
-        if self._positions is None or positions is not self._positions:
+        tables = self._passes.get(id(positions))
+        if tables is None:
             return None
         key = dims, base, scale
-        if key not in self._tables:
-            self._tables[key] = _tables(self._positions, *key)
-        return self._tables[key]
+        if key not in tables:
+            tables[key] = _tables(positions, *key)
+        return tables[key]
 
 
 class SharedRoPE(RoPE):
