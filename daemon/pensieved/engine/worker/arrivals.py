@@ -47,6 +47,7 @@ class Arrivals:
         vocabulary: token ids that there are.
         grammars: makes the constraints of requests that have a grammar; without it they are refused.
         keeper: prompt cache, if there is one.
+        room: tokens that a prompt of so many will have room for.
         on_entry: told of each request when it is complete but for what it may start from.
         on_refusal: told of those that turn out not to be runnable.
 
@@ -60,6 +61,7 @@ class Arrivals:
         *,
         grammars: Grammars | None,
         keeper: Keeper | None,
+        room: Callable[[int], int],
         on_entry: Callable[[Running], None],
         on_refusal: Callable[[Refused], None],
     ) -> None:
@@ -67,6 +69,7 @@ class Arrivals:
         self._vocabulary = vocabulary
         self._grammars = grammars
         self._keeper = keeper
+        self._room = room
         self._on_entry = on_entry
         self._on_refusal = on_refusal
         self._samplers = Samplers(vocabulary)
@@ -163,7 +166,8 @@ class Arrivals:
         )
         self._submits[submit.request] = submit
         self._on_entry(row)
-        reading = self._keeper.fetch(row) if self._keeper is not None else []
+        room = self._room(len(submit.prompt))
+        reading = self._keeper.fetch(row, room) if self._keeper is not None else []
         if reading:
             self._fetching[submit.request] = (row, reading)
         else:

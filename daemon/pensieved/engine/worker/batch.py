@@ -87,6 +87,7 @@ class Batch:
             model(mx.array([[0]])).shape[-1],  # lazy: nothing is computed for its shape
             grammars=grammars,
             keeper=keeper,
+            room=lambda length: shapes.prompt_capacity(0, length - 1),
             on_entry=self._enter,
             on_refusal=self._refuse,
         )

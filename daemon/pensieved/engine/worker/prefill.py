@@ -30,8 +30,8 @@ class Keeper(Protocol):
     is_open: bool
     """Whether it wants to know of requests now; otherwise it knows nothing of any."""
 
-    def fetch(self, row: Running) -> list[Future[Any]]:
-        """What the row should wait for, because it could start from it."""
+    def fetch(self, row: Running, capacity: int) -> list[Future[Any]]:
+        """What the row, which will have room for so many tokens, should wait for, because it could start from it."""
 
     def recall(self, row: Running) -> tuple[Snapshot, int] | None:
         """A cache of the first tokens of the row's prompt, and how many; fewer than it has."""
@@ -45,8 +45,8 @@ class Keeper(Protocol):
     def stops(self, row: Running) -> tuple[int, ...]:
         """After how many tokens of the row's prompt `keep` wants to see it, rising."""
 
-    def keep(self, row: Running, length: int, cut: Callable[[int], Snapshot]) -> None:
-        """The row's prompt and answer have come as far as `length`; `cut` gives their cache from a position on."""
+    def keep(self, row: Running, length: int, cut: Callable[..., Snapshot]) -> None:
+        """The row's prompt and answer have come as far as `length`; `cut` gives their cache from a position on, or to one."""
 
 
 class Group:

@@ -83,8 +83,18 @@ class Flat:
         return sum(shelf.cells.rows for shelf in self._shelves)
 
     def open(self, lengths: Sequence[int], prefix: Snapshot | None = None, cached: int = 0) -> FlatPrompt:
-        """Room for prompts of these lengths to be computed together, from position `cached` on."""
+        """Room for prompts of these lengths to be computed together, from position `cached` on.
+
+        Args:
+            lengths: tokens of each.
+            prefix: what they start from, if anything; of just the room that they need, it is what they are computed in.
+            cached: tokens of that which they start from.
+        """
         rows, capacity = len(lengths), self._shapes.prompt_capacity(cached, max(lengths))
+        if prefix is not None and prefix[0].keys.shape[2] == capacity:
+            return FlatPrompt(
+                Cells([layer.keys for layer in prefix], [layer.values for layer in prefix]), cached
+            )
         left = Cells(
             *(
                 [mx.zeros((rows, heads, capacity - cached, width), kind) for heads, width, kind in side]
@@ -254,17 +264,19 @@ class Flat:
         self._shelves = [shelf for shelf, _, _ in plans]
         return places
 
-    def snapshot(self, place: int, start: int = 0) -> Snapshot:
-        """The KV cache of the row at `place`, from position `start` on, copied."""
+    def snapshot(self, place: int, start: int = 0, end: int | None = None) -> Snapshot:
+        """The KV cache of the row at `place`, copied: from position `start` on, up to `end` or all that there is."""
         for shelf in self._shelves:
             if place < shelf.cells.rows:
-                return _cut_out(shelf.cells, place, start, shelf.lengths[place] or 0)
+                return _cut_out(shelf.cells, place, start, end or shelf.lengths[place] or 0)
             place -= shelf.cells.rows
         raise IndexError(place)
 
-    def prompt_snapshot(self, prompt: FlatPrompt, row: int, start: int = 0) -> Snapshot:
-        """The KV cache of a row of a prompt, from position `start` on as far as it has come, copied."""
-        return _cut_out(prompt.cells, row, start, prompt.done)
+    def prompt_snapshot(
+        self, prompt: FlatPrompt, row: int, start: int = 0, end: int | None = None
+    ) -> Snapshot:
+        """The same of a row of a prompt, as far as it has come."""
+        return _cut_out(prompt.cells, row, start, end or prompt.done)
 
     def _chunks(
         self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]], *, in_parts: bool

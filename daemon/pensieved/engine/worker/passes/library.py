@@ -92,13 +92,15 @@ class Library:
         self.width = len(keep) + len(coming)
         return list(range(self.width))
 
-    def snapshot(self, place: int, start: int = 0) -> Snapshot:
-        """See `Flat.snapshot`; with a `start`, of a model whose caches are plain KV caches."""
-        return [_from(layer.extract(place), start) for layer in self._caches]
+    def snapshot(self, place: int, start: int = 0, end: int | None = None) -> Snapshot:
+        """See `Flat.snapshot`; with a `start` or an `end`, of a model whose caches are plain KV caches."""
+        return [_part(layer.extract(place), start, end) for layer in self._caches]
 
-    def prompt_snapshot(self, prompt: LibraryPrompt, row: int, start: int = 0) -> Snapshot:
+    def prompt_snapshot(
+        self, prompt: LibraryPrompt, row: int, start: int = 0, end: int | None = None
+    ) -> Snapshot:
         """See `Flat.prompt_snapshot`."""
-        return [_from(layer.extract(row), start) for layer in prompt.caches]
+        return [_part(layer.extract(row), start, end) for layer in prompt.caches]
 
     def _join(self, prompt: LibraryPrompt, rows: list[int]) -> None:
         for place, layer in enumerate(prompt.caches):
@@ -120,11 +122,14 @@ def _by_group(
     return groups
 
 
-def _from(layer: Any, start: int) -> Any:
-    """A plain KV cache without its first tokens; any other as it is."""
-    if start:
-        layer.keys, layer.values = (mx.contiguous(each[:, :, start:]) for each in (layer.keys, layer.values))
-        layer.offset -= start
+def _part(layer: Any, start: int, end: int | None) -> Any:
+    """A plain KV cache without its first tokens, or its last; any other as it is."""
+    if start or end is not None:
+        last = layer.offset if end is None else end
+        layer.keys, layer.values = (
+            mx.contiguous(each[:, :, start:last]) for each in (layer.keys, layer.values)
+        )
+        layer.offset = last - start
     return layer
 
 

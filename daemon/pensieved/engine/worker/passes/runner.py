@@ -50,10 +50,10 @@ class Runner(Protocol):
     def arrange(self, keep: Sequence[int], coming: Sequence[tuple[Any, int, int]]) -> list[int]:
         """See `Flat.arrange`."""
 
-    def snapshot(self, place: int, start: int = 0) -> Snapshot:
+    def snapshot(self, place: int, start: int = 0, end: int | None = None) -> Snapshot:
         """See `Flat.snapshot`."""
 
-    def prompt_snapshot(self, prompt: Any, row: int, start: int = 0) -> Snapshot:
+    def prompt_snapshot(self, prompt: Any, row: int, start: int = 0, end: int | None = None) -> Snapshot:
         """See `Flat.prompt_snapshot`."""
 
 

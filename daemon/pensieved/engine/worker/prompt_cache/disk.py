@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from pensieved.engine.worker.prompt_cache.entry import Entry, Filed
+from pensieved.engine.worker.prompt_cache.entry import TOKENS, Entry, Filed
 from pensieved.engine.worker.prompt_cache.file import (
     SUFFIX,
     DamagedError,
@@ -41,9 +41,14 @@ _UNKNOWN_TO_NUMPY = {"bfloat16": "uint16"}
 
 
 class Read:
-    """What was read of an entry, not yet in the types that it had: MLX computes on the step loop's thread alone."""
+    """What was read of an entry, not yet in the types that it had: MLX computes on the step loop's thread alone.
 
-    def __init__(self, raw: Sequence[mx.array], kinds: Sequence[str]) -> None:
+    Attributes:
+        room: whether it has room around it; see `Disk.read`.
+    """
+
+    def __init__(self, raw: Sequence[mx.array], kinds: Sequence[str], *, room: bool) -> None:
+        self.room = room
         self._raw = raw
         self._kinds = kinds
 
@@ -101,9 +106,15 @@ class Disk:
         self._folder.count()
         return sorted(found, key=lambda entry: entry.start)
 
-    def read(self, entry: Entry) -> Future[Read | None]:
-        """What is on disk of `entry`; None where it cannot be had."""
-        return self._readers.submit(self._read, entry)
+    def read(self, entry: Entry, capacity: int = 0) -> Future[Read | None]:
+        """What is on disk of `entry`; None where it cannot be had.
+
+        Args:
+            entry: on disk.
+            capacity: if not 0, tokens that its arrays are to have room for, more than the entry ends at. They are those of plain
+                caches then, and its own tokens lie where they belong, between zeros.
+        """
+        return self._readers.submit(self._read, entry, capacity)
 
     def write(self, entry: Entry) -> bool:
         """Have `entry`, which is in memory, written, as `export` goes on; False where that cannot be done."""
@@ -185,13 +196,13 @@ class Disk:
 
     # --- on the threads ------------------------------------------------------------------------------------
 
-    def _read(self, entry: Entry) -> Read | None:
+    def _read(self, entry: Entry, capacity: int) -> Read | None:
         path = entry.path
         if path is None:
             return None
         try:
-            header, arrays = read_file(path, entry.tokens, entry.start, _imported)
-            return Read(arrays, [piece.kind for piece in header.pieces])
+            header, arrays = read_file(path, entry.tokens, entry.start, _Import(capacity, entry.start))
+            return Read(arrays, [piece.kind for piece in header.pieces], room=bool(capacity))
         except (DamagedError, OSError, TypeError, ValueError) as error:
             self._drop(path, error)
             return None
@@ -259,9 +270,25 @@ def _exported(array: mx.array, kind: str) -> np.ndarray:
     return np.asarray(array.view(getattr(mx, known)) if known else array)
 
 
-def _imported(raw: np.ndarray, piece: Piece) -> mx.array:
-    kind = _UNKNOWN_TO_NUMPY.get(piece.kind, piece.kind)
-    return mx.array(raw.view(kind).reshape(piece.shape))
+class _Import:
+    """Makes arrays of bytes; with a `capacity`, such as have room for so many tokens, their own from `start` on."""
+
+    def __init__(self, capacity: int, start: int) -> None:
+        self._capacity = capacity
+        self._start = start
+        self._near: np.ndarray | None = None  # with room; the same memory for all arrays of a shape
+
+    def __call__(self, raw: np.ndarray, piece: Piece) -> mx.array:
+        kind = _UNKNOWN_TO_NUMPY.get(piece.kind, piece.kind)
+        array = raw.view(kind).reshape(piece.shape)
+        return mx.array(self._with_room(array) if self._capacity else array)
+
+    def _with_room(self, array: np.ndarray) -> np.ndarray:
+        shape = (*array.shape[:TOKENS], self._capacity, *array.shape[TOKENS + 1 :])
+        if self._near is None or self._near.shape != shape or self._near.dtype != array.dtype:
+            self._near = np.zeros(shape, array.dtype)
+        self._near[:, :, self._start : self._start + array.shape[TOKENS]] = array
+        return self._near
 
 
 def _complain(what: str) -> None:

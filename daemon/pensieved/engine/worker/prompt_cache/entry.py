@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Tokens = np.ndarray
 """Token ids, uint32, one axis."""
+TOKENS = 2
+"""The axis of a plain KV cache that counts tokens."""
 
 
 class Filed(Enum):

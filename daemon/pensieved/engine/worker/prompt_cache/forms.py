@@ -14,13 +14,14 @@ import msgspec
 from mlx_lm.models import cache as library
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from pensieved.engine.worker.prompt_cache.entry import TOKENS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pensieved.engine.worker.running import Snapshot
 
 PLAIN = b""
-_TOKENS = 2  # the axis of a KV cache that counts tokens
 
 
 class FormError(ValueError):
@@ -72,17 +73,17 @@ def put_together(form: bytes, arrays: Sequence[mx.array]) -> Snapshot:
 def joined(pieces: Sequence[tuple[Sequence[mx.array], int, int]]) -> list[mx.array]:
     """Arrays of plain caches one after the other: of each piece, the tokens from one position to another."""
     parts = [
-        [array if (first, last) == (0, array.shape[_TOKENS]) else array[:, :, first:last] for array in arrays]
+        [array if (first, last) == (0, array.shape[TOKENS]) else array[:, :, first:last] for array in arrays]
         for arrays, first, last in pieces
     ]
     if len(parts) == 1:
         return parts[0]
-    return [mx.concatenate(list(each), axis=_TOKENS) for each in zip(*parts, strict=True)]
+    return [mx.concatenate(list(each), axis=TOKENS) for each in zip(*parts, strict=True)]
 
 
 def _plain_layer(keys: mx.array, values: mx.array) -> Any:
     layer: Any = KVCache()  # type: ignore[no-untyped-call]  # mlx-lm has no types
-    layer.state = keys, values, keys.shape[_TOKENS]
+    layer.state = keys, values, keys.shape[TOKENS]
     return layer
 
 

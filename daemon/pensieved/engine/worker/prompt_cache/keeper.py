@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -9,6 +10,7 @@ import mlx.core as mx
 from pensieved.engine.protocol import PromptCacheStats, Recalled
 from pensieved.engine.worker.prompt_cache.entry import Entry, Filed, agreeing, as_tokens
 from pensieved.engine.worker.prompt_cache.forms import FormError, joined, put_together, taken_apart
+from pensieved.engine.worker.prompt_cache.lending import Lending
 from pensieved.engine.worker.prompt_cache.memory import Memory
 from pensieved.engine.worker.prompt_cache.spans import Spans
 from pensieved.engine.worker.prompt_cache.wholes import Wholes
@@ -55,6 +57,7 @@ class PromptCache:
         self._most = budget
         self._memory = Memory(budget, self._forget)
         self._reading: dict[Entry, Future[Read | None]] = {}
+        self._lending = Lending()
         self._settle()
 
     @property
@@ -83,18 +86,28 @@ class PromptCache:
         """Go on with what is to be written to disk, for a moment; whether there is more."""
         return self._disk is not None and self._disk.export(MOMENT)
 
-    def fetch(self, row: Running) -> list[Future[Read | None]]:
-        """Begin to read what the row could start from and is on disk alone; it should wait for these."""
+    def fetch(self, row: Running, capacity: int) -> list[Future[Read | None]]:
+        """Begin to read what the row could start from and is on disk alone; it should wait for these.
+
+        Args:
+            row: a new request.
+            capacity: tokens that it will have room for.
+        """
         if self._disk is None or not self.is_open:
             return []
         self._settle()
         match = self._known.match(row.ids[:-1])
+        for found in (match.entry, match.here):
+            self._lending.share(found.lineage() if found is not None else ())
         if match.entry is None or not self._is_worth_reading(match, match.entry.lineage()):
             return []
         absent = [each for each in match.entry.lineage() if each.arrays is None]
         for entry in absent:
             if entry not in self._reading:
-                self._reading[entry] = self._disk.read(entry)
+                alone = self._known.cuts and entry is match.entry and entry.end <= capacity
+                self._reading[entry] = self._disk.read(entry, capacity if alone else 0)
+                if alone:
+                    self._lending.offer(entry, row.request)
         return [self._reading[entry] for entry in absent]
 
     def recall(self, row: Running) -> tuple[Snapshot, int] | None:
@@ -105,7 +118,7 @@ class PromptCache:
         match = self._known.match(row.ids[:-1])
         found = None
         if match.here is not None and match.at_hand >= self._policy.taken:
-            found = self._take(match.here, match.at_hand)
+            found = self._lend(match.here, match.at_hand, row) or self._take(match.here, match.at_hand)
         cached = match.at_hand if found else 0
         self._report(Recalled(row.request, cached, match.matched, match.instead))
         return (found, cached) if found else None
@@ -138,9 +151,12 @@ class PromptCache:
                 stops.append(place)
         return tuple(stops)
 
-    def keep(self, row: Running, length: int, cut: Callable[[int], Snapshot]) -> None:
+    def keep(self, row: Running, length: int, cut: Callable[..., Snapshot]) -> None:
         """See `prefill.Keeper`."""
-        if not self.is_open or length < self._policy.lasting:
+        if not self.is_open:
+            return
+        self._take_back(row, cut)
+        if length < self._policy.lasting:
             return
         tokens = as_tokens((*row.prompt, *row.answer)[:length])
         match = self._known.match(tokens)
@@ -166,14 +182,39 @@ class PromptCache:
         fits = sum(each.nbytes for each in lineage) <= self._memory.budget
         return gain >= self._policy.fetched and tokens <= self._policy.waste * gain and fits
 
+    def _lend(self, entry: Entry, used: int, row: Running) -> Snapshot | None:
+        """The first `used` tokens that `entry`, if it was read for the row alone, and what it continues hold: with room, and for good."""
+        arrays = self._lending.lend(entry, row.request, used)
+        if arrays is None:
+            return None
+        present = entry.lineage()
+        self._lending.share(present[:-1])
+        self._touch(present)
+        for before, after in pairwise(present):
+            for array, known in zip(arrays, before.arrays or (), strict=True):
+                array[:, :, before.start : after.start] = known[:, :, : after.start - before.start]
+        snapshot = put_together(entry.form, arrays)
+        for layer in snapshot:
+            layer.offset = used
+        self._memory.remove(entry)
+        return snapshot
+
+    def _take_back(self, row: Running, cut: Callable[..., Snapshot]) -> None:
+        """Copy what was lent to a row, now that somebody has the time for it."""
+        loan = self._lending.returned(row.request)
+        if loan is not None and not loan.entry.gone and loan.entry.arrays is None:
+            _, used = taken_apart(cut(loan.entry.start, loan.used), plain=True)
+            arrays = loan.whole(used)
+            mx.async_eval(arrays)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
+            self._memory.add(loan.entry, arrays)
+
     def _take(self, last: Entry, usable: int) -> Snapshot | None:
         """The first `usable` tokens that `last` and what it continues hold, as caches."""
         present = last.lineage()
-        self._memory.touch(last)
-        if self._disk is not None:
-            self._disk.touch(present)
-            if last.end - last.start >= self._policy.refiled:
-                self._file(last)
+        self._lending.share(present)
+        self._touch(present)
+        if last.end - last.start >= self._policy.refiled:
+            self._file(last)
         ends = [*(each.start for each in present[1:]), usable]
         pieces = [
             (entry.arrays or (), 0, end - entry.start) for entry, end in zip(present, ends, strict=True)
@@ -184,10 +225,17 @@ class PromptCache:
             self._forget(last)
             return None
 
+    def _touch(self, lineage: list[Entry]) -> None:
+        """These were used, each continuing the one before."""
+        self._memory.touch(lineage[-1])
+        if self._disk is not None:
+            self._disk.touch(lineage)
+
     def _file(self, entry: Entry) -> None:
         """Have `entry` written, and before it what it continues."""
         if self._disk is None:
             return
+        self._lending.share(entry.lineage())
         for each in entry.lineage():
             if each.filed is Filed.NO and (each.arrays is None or not self._disk.write(each)):
                 return
@@ -204,7 +252,7 @@ class PromptCache:
             if read is None:
                 self._forget(entry)
             elif not entry.gone and entry.arrays is None:
-                self._memory.add(entry, read.arrays())
+                self._memory.add(entry, self._lending.read(entry, read.arrays(), room=read.room))
         for entry in self._disk.lost():
             if entry.arrays is None:
                 self._forget(entry)
@@ -215,6 +263,7 @@ class PromptCache:
     def _forget(self, entry: Entry) -> None:
         """Drop `entry` and all that continues it, wherever it is."""
         for each in self._known.detach(entry):
+            self._lending.share([each])
             each.gone = True
             self._memory.remove(each)
             if self._disk is not None:
