@@ -10,7 +10,7 @@ from pensieved.engine.protocol import Submit
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.pace import Pace
 from pensieved.engine.worker.passes.attention import Attention
-from pensieved.engine.worker.passes.cpu import attention, device, softmax
+from pensieved.engine.worker.passes.cpu import attention, device, numbers, softmax
 from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.passes.shapes import CPU, CUDA
 from support.architectures import PLAIN, VOCABULARY, model_of
@@ -44,9 +44,9 @@ def run(batch, answers=None):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("near", [1, 50, 1 << 17])
 def test_scores_become_their_powers_where_they_lie(monkeypatch, threads, near):
-    monkeypatch.setattr(softmax, "NEAR", near)
-    monkeypatch.setattr(softmax, "LEAST", 1)
-    monkeypatch.setattr(softmax.openblas, "threads", lambda: threads)
+    monkeypatch.setattr(numbers, "NEAR", near)
+    monkeypatch.setattr(numbers, "LEAST", 1)
+    monkeypatch.setattr(numbers.openblas, "threads", lambda: threads)
     scores = made((2, 3, 5, 23), 1) * 30
     before = mx.array(scores)
     hidden = mx.where(mx.arange(5) <= mx.arange(5)[:, None], mx.array(0.0), mx.array(-mx.inf))

@@ -6,9 +6,15 @@ from mlx import nn
 from mlx_lm.models import activations, llama
 
 from pensieved.engine.worker.passes.attention import Attention
-from pensieved.engine.worker.passes.cpu import attention, device, linear
+from pensieved.engine.worker.passes.cpu import attention, device, linear, numbers
 from pensieved.engine.worker.passes.cpu.linear import FewRowsLinear, multiply_few_rows
-from pensieved.engine.worker.passes.cpu.powers import PER_UNIT, activate_by_powers, power_of_two, swiglu
+from pensieved.engine.worker.passes.cpu.meanwhile import computed_meanwhile
+from pensieved.engine.worker.passes.cpu.powers import (
+    PER_UNIT,
+    activate_by_powers,
+    power_of_two,
+    swiglu,
+)
 from pensieved.engine.worker.passes.shapes import CPU
 
 needs_x86 = pytest.mark.skipif(not device.on_x86(), reason="for a CPU that is x86")
@@ -21,17 +27,42 @@ def test_a_power_of_two_is_as_exact_as_an_exponential():
 
 
 @pytest.mark.parametrize("kind", [mx.float32, mx.bfloat16], ids=str)
-def test_the_activation_is_mlx_lms(kind):
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("near", [1, 200, 1 << 17])
+def test_the_activation_is_mlx_lms(monkeypatch, kind, at_once, near):
+    monkeypatch.setattr(numbers, "NEAR", near)
+    monkeypatch.setattr(numbers, "LEAST", 1)
+    monkeypatch.setattr(numbers.openblas, "threads", lambda: 3)
     gate, x = (mx.random.normal((5, 1, 96), key=mx.random.key(seed)).astype(kind) * 9 for seed in (1, 2))
-    wanted, found = activations.swiglu(gate, x), swiglu(gate, x)
+    wanted = activations.swiglu(gate, x)
+    mx.eval(wanted)
+    with computed_meanwhile(at_once):
+        found = swiglu(gate * 1, x)
     assert found.dtype == wanted.dtype
     assert mx.allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_the_activation_bears_any_gate():
-    gate = mx.array([-1e4, -200.0, -88.0, 0.0, 88.0, 200.0, 1e4])
-    found = swiglu(gate, mx.ones_like(gate))
-    assert mx.allclose(found, mx.maximum(gate, 0.0), atol=1e-5)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_activation_bears_any_gate(monkeypatch, at_once):
+    monkeypatch.setattr(numbers, "LEAST", 1)
+    gate = mx.array([[-1e4, -200.0, -88.0, 0.0, 88.0, 200.0, 1e4]])
+    wanted = mx.maximum(gate, 0.0)
+    mx.eval(wanted)
+    with computed_meanwhile(at_once):
+        found = swiglu(gate, mx.ones_like(gate))
+    assert mx.allclose(found, wanted, atol=1e-5)
+
+
+def test_of_a_part_of_an_array_nothing_is_written_over(monkeypatch):
+    monkeypatch.setattr(numbers, "LEAST", 1)
+    both = mx.random.normal((4, 1, 32), key=mx.random.key(1))
+    before = mx.array(both)
+    gate, x = mx.split(both, 2, axis=-1)
+    mx.eval(both, before, gate, x)
+    with computed_meanwhile(True):
+        found = swiglu(gate, x)
+    assert mx.allclose(found, activations.swiglu(*mx.split(before, 2, axis=-1)), rtol=1e-5, atol=1e-5)
+    assert mx.array_equal(both, before)
 
 
 def test_a_models_layers_find_the_activation(monkeypatch):

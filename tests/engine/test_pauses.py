@@ -176,11 +176,11 @@ def test_answers_are_the_same_while_others_go_on(impatient, kind):
     for number, prompt in enumerate((long, longer, short)):
         batch.insert(Submit(number, tuple(prompt), TOKENS, ()))
     while len(batch) > 1:
-        counts, before = {}, batch._schedule._pausing
+        counts, before = {}, batch._schedule._pausing[:1]
         for output in batch.step():
             answers.setdefault(output.request, []).extend(output.tokens)
             counts[output.request] = len(output.tokens)
-        if before is not None and before is batch._schedule._pausing:
+        if before and before == batch._schedule._pausing[:1]:
             pauses += 1
             assert counts[100] == 1
     wanted = [long, longer, short, reader]
@@ -207,17 +207,58 @@ def test_whoever_brings_little_does_not_wait_for_it(impatient):
 
 
 @on_x86
+def test_nor_do_those_whose_own_pass_is_soon_over(impatient):
+    model = model_of("llama")
+    long, reader, *short = prompts([4000, 5, 40, 30, 50])
+    batch = batch_of(model)
+    begun(batch, reader)
+    batch.insert(Submit(0, tuple(long), TOKENS, ()))
+    for _ in range(4):
+        batch.step()
+    (under_way,) = batch._schedule._pausing
+    for number, prompt in enumerate(short, start=1):
+        batch.insert(Submit(number, tuple(prompt), TOKENS, ()))
+    answers = {}
+    while sum(map(len, answers.values())) < 3 * TOKENS:
+        for output in batch.step():
+            if output.request in {1, 2, 3}:
+                answers.setdefault(output.request, []).extend(output.tokens)
+    assert [answers[number] for number in (1, 2, 3)] == expected(model, short, TOKENS)
+    assert batch._prefill  # the long one is not done
+    answer = []
+    while len(answer) < TOKENS:
+        answer += tokens_of(batch, 0)
+    assert [answer] == expected(model, [long], TOKENS)
+    assert under_way not in batch._schedule._pausing
+
+
+@on_x86
+def test_those_who_come_together_are_computed_together(impatient):
+    model = model_of("llama")
+    reader, *several = prompts([5, 20, 18, 22])
+    batch = Batch(
+        model, mx.default_device(), max_concurrent=8, prefill_chunk=64, shapes=replace(PAUSING, many=10)
+    )
+    begun(batch, reader)
+    for number, prompt in enumerate(several):
+        batch.insert(Submit(number, tuple(prompt), TOKENS, ()))
+    batch.step()
+    (pausing,) = batch._schedule._pausing
+    assert {length for _, length in pausing.planned} == {17, 19, 21}  # of each all but the last token
+
+
+@on_x86
 def test_it_is_computed_without_a_pause_when_nobody_decodes_any_more(impatient):
     model = model_of("llama")
     long, reader = prompts([300, 5])
     batch = batch_of(model)
     begun(batch, reader)
     batch.insert(Submit(0, tuple(long), TOKENS, ()))
-    while batch._schedule._pausing is None:
+    while not batch._schedule._pausing:
         batch.step()
     batch.remove(100)
     batch.step()
-    assert batch._schedule._pausing is None
+    assert not batch._schedule._pausing
     answer = []
     while len(batch):
         answer += tokens_of(batch, 0)
@@ -233,7 +274,7 @@ def test_one_for_which_nobody_waits_any_more_is_forgotten(impatient):
     batch.step()
     held = mx.get_active_memory()
     batch.insert(Submit(0, tuple(long), TOKENS, ()))
-    while batch._schedule._pausing is None:
+    while not batch._schedule._pausing:
         batch.step()
     batch.step()
     assert mx.get_active_memory() > held + 1e6
@@ -241,7 +282,7 @@ def test_one_for_which_nobody_waits_any_more_is_forgotten(impatient):
     try:
         batch.remove(0)
         batch.step()
-        assert batch._schedule._pausing is None
+        assert not batch._schedule._pausing
         assert mx.get_active_memory() < held + 1e6
     finally:
         gc.enable()
@@ -277,4 +318,4 @@ def test_while_nobody_decodes_it_does_not_pause():
     batch = batch_of(model_of("llama"))
     batch.insert(Submit(0, tuple(prompts([300])[0]), TOKENS, ()))
     while not tokens_of(batch, 0):
-        assert batch._schedule._pausing is None
+        assert not batch._schedule._pausing

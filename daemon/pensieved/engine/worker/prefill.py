@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Future
 
     from pensieved.engine.worker.passes.runner import Runner
@@ -125,17 +125,18 @@ class Prefill:
             self._groups.append(Group(rows, prompt))
             free -= len(rows)
 
-    def plan(self, budget: int, *, beside: bool) -> list[tuple[Group, int]]:
+    def plan(self, budget: int, *, beside: bool, busy: Collection[Group] = ()) -> list[tuple[Group, int]]:
         """Which groups go on with the next step, and by how many tokens.
 
         Args:
             budget: tokens, of all groups together.
             beside: whether somebody decodes. What pauses for them is left out then; see `plan_pausing`.
+            busy: groups that are left out, too.
         """
         self._turn += 1
         planned: list[tuple[Group, int]] = []
         for group in self._in_turn(self._turn):
-            if beside and self._pausing(group):
+            if group in busy or (beside and self._pausing(group)):
                 continue
             room = budget // len(group.rows)
             length = group.until_stop()
@@ -151,13 +152,24 @@ class Prefill:
             budget -= self._shapes.chunk(length) * len(group.rows)
         return planned
 
-    def plan_pausing(self) -> list[tuple[Group, int]]:
-        """The group that is next to go on with a pass which pauses for those who decode, and by how many tokens; or none."""
+    def plan_pausing(self, busy: Collection[Group], *, ending: bool) -> list[tuple[Group, int]]:
+        """Which groups go on with a pass that pauses for those who decode, and by how many tokens; none, if there are none for one.
+
+        Args:
+            busy: groups that are left out.
+            ending: whether it is only for prompts which that computes to their ends. Such go with the first one in any case.
+        """
+        planned: list[tuple[Group, int]] = []
+        room = self._shapes.pausing
         self._turn_of_pausing += 1
         for group in self._in_turn(self._turn_of_pausing):
-            if length := self._pausing(group):
-                return [(group, length)]
-        return []
+            length = 0 if group in busy else self._pausing(group)
+            if not length or ((planned or ending) and length < group.left):
+                continue
+            if len(group.rows) * length <= room or not planned:
+                planned.append((group, length))
+                room -= len(group.rows) * length
+        return planned
 
     def went(self, planned: Sequence[tuple[Group, int]]) -> None:
         """The chunks were set off."""
@@ -189,7 +201,7 @@ class Prefill:
     def _pausing(self, group: Group) -> int:
         """How many tokens a pass has that pauses for others, if the next one of the group is such; else 0."""
         length = min(group.until_stop(), max(1, self._shapes.pausing // len(group.rows)))
-        return length if length > 0 and self._runner.pauses(group.prompt, length) else 0
+        return length if length > 0 and self._runner.pauses([(group.prompt, length)]) else 0
 
     def _next_row(self) -> Running | None:
         """The request that waits longest, unless another is just computing what it begins with."""

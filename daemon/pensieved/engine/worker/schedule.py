@@ -1,7 +1,7 @@
 """What each pass consists of: all who decode, and as much of prompts as they can bear, in one of the ways that there are.
 
-A chunk of prompts is part of the pass of those who decode; or a pass of its own, in as many parts as they need (see `slices`); or
-one that pauses for them.
+A chunk of prompts is part of the pass of those who decode; or a pass of its own, in as many parts as they need; or one that pauses
+for them (see `slices`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Schedule:
         self._pace = pace(self.busy_chunk, self.idle_chunk, shapes.chunk(shapes.least))
         self._planned: Planned = ()
         self._slices: Slices | None = None
-        self._pausing: Pausing | None = None
+        self._pausing: list[Pausing] = []  # the last one goes on first
         self._seen = 0.0  # when the previous pass's tokens were read
         self._ran = _OTHER
 
@@ -72,7 +72,7 @@ class Schedule:
     def waits(self) -> bool:
         """Whether the next pass is all but computed when it is set off."""
         chunks = [(group.prompt, length) for group, length in self._planned]
-        return self._pausing is not None or self._runner.waits(chunks)
+        return bool(self._pausing) or self._runner.waits(chunks)
 
     def budget(self, rows: int) -> int:
         """Prompt tokens that go along with a pass of so many rows that decode."""
@@ -90,26 +90,25 @@ class Schedule:
         """Forget what nobody waits for any more."""
         if self._slices is not None and self._slices.in_vain:
             self._slices = None
-        if self._pausing is not None and self._pausing.dropped():
-            self._pausing = None
+        self._pausing = [each for each in self._pausing if not each.dropped()]
 
     def plan(self) -> None:
         """Decide on the prompts of the next pass. What pauses is begun with."""
         decoding = len(self._decoder.rows)
         self._planned = ()
-        if decoding and self._pausing is None and (pausing := self._prefill.plan_pausing()):
-            self._pausing = Pausing(pausing, partial(self._runner.run, None, _work(pausing)))
-        if not self._slices and (decoding or self._pausing is None):
-            self._planned = self._prefill.plan(self.budget(decoding), beside=bool(decoding))
+        if decoding:
+            self._begin_pausing()
+        if not self._slices and (decoding or not self._pausing):
+            self._planned = self._prefill.plan(
+                self.budget(decoding), beside=bool(decoding), busy=self._paused
+            )
 
     def run(self) -> Chosen | None:
         """Set the pass off; what it chooses, where anybody decodes. What pauses for it goes on before."""
         decoding, waiting = len(self._decoder.rows), len(self._prefill)
-        if self._pausing is None:
+        if not self._pausing:
             return self._set_off(waiting)
-        if self._pausing.go_on(self._bearable(decoding, waiting)):
-            self._prefill.went(self._pausing.planned)
-            self._pausing = None
+        self._go_on(decoding, waiting)
         self._seen = time.perf_counter()
         return self._set_off(waiting) if decoding else None
 
@@ -118,6 +117,28 @@ class Schedule:
         now = time.perf_counter()
         self._pace.took(now - self._seen, *self._ran)
         self._seen, self._ran = now, _OTHER
+
+    @property
+    def _paused(self) -> list[Group]:
+        """Those who are in a pass that pauses."""
+        return [group for pausing in self._pausing for group, _ in pausing.planned]
+
+    def _begin_pausing(self) -> None:
+        """Begin with a pass that pauses, if there is none under way; or, before one of a long prompt, with one of prompts that it ends."""
+        if len(self._pausing) > 1 or (self._pausing and self._pausing[0].ends):
+            return
+        planned = self._prefill.plan_pausing(self._paused, ending=bool(self._pausing))
+        if planned:
+            self._pausing.append(Pausing(planned, partial(self._runner.run, None, _work(planned))))
+
+    def _go_on(self, decoding: int, waiting: int) -> None:
+        """Compute more of what pauses: of the last one as much as can be borne, of one before it a piece, so that it is not starved."""
+        last = self._pausing[-1]
+        for pausing in list(self._pausing):
+            seconds = self._bearable(decoding, waiting) if pausing is last or not decoding else 0.0
+            if pausing.go_on(seconds):
+                self._prefill.went(pausing.planned)
+                self._pausing.remove(pausing)
 
     def _bearable(self, decoding: int, waiting: int) -> float:
         """Seconds for what pauses: hardly any where other prompts go along with those who decode."""

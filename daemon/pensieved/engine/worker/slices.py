@@ -50,6 +50,11 @@ class Pausing:
         mx.eval(self._pass.result[-1])
         return True
 
+    @property
+    def ends(self) -> bool:
+        """Whether it computes all its prompts to their ends."""
+        return all(group.left <= length for group, length in self.planned)
+
     def dropped(self) -> bool:
         """Whether nobody waits for it any more; what it holds is let go of then."""
         in_vain = _in_vain(self.planned)

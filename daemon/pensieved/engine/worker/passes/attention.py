@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from pensieved.engine.worker.passes.cpu import attention as cpu_attention
+from pensieved.engine.worker.passes.cpu.meanwhile import is_computed_meanwhile
 from pensieved.engine.worker.passes.kernels.device import on_cuda
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Attention:
         if sinks is None and cpu_attention.suits(queries.dtype, keys.dtype, values.dtype):
             if self._added is None:
                 self._added = cpu_attention.hiding(self._seen(queries.shape[2]))
-            at_once = self._shapes.is_at_once(queries.shape[0] * queries.shape[2], keys.shape[2])
+            many = self._shapes.is_at_once(queries.shape[0] * queries.shape[2], keys.shape[2])
+            at_once = many or is_computed_meanwhile()
             return cpu_attention.attend(queries, keys, values, scale, self._added, at_once=at_once)
         mask = self._for_cudnn(queries.dtype) if on_cuda() else self._mask
         return mx.fast.scaled_dot_product_attention(

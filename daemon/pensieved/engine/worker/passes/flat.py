@@ -15,6 +15,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from pensieved.engine.worker.passes.ahead import Verifier
 from pensieved.engine.worker.passes.cpu import attention
+from pensieved.engine.worker.passes.cpu.meanwhile import computed_meanwhile
 from pensieved.engine.worker.passes.onepass import Adapted, Decoding, Prompting, PromptingAt
 from pensieved.engine.worker.passes.shapes import PLAIN
 from pensieved.engine.worker.passes.shelf import Cells, Shelf
@@ -116,12 +117,13 @@ class Flat:
         Args:
             work: for each group, the next tokens of each of its rows.
         """
-        attending = [(shelf.cells.rows, shelf.cells.capacity) for shelf in self._shelves]
-        return any(self._is_at_once(*each) for each in attending) or any(self.pauses(*each) for each in work)
+        return self._any_at_once(self._shelves, work)
 
-    def pauses(self, prompt: FlatPrompt, length: int) -> bool:
-        """Whether a pass for the next `length` tokens of each of a group's rows is, too, and may pause on the way (see `pauses`)."""
-        return self._is_at_once(prompt.cells.rows * length, prompt.done + length)
+    def pauses(self, work: Sequence[tuple[FlatPrompt, int]]) -> bool:
+        """Whether a pass of such chunks alone is, too, and may pause on the way (see `pauses`)."""
+        chunks = [(prompt.cells.rows * length, prompt.done + length) for prompt, length in work]
+        many = self._shapes.are_at_once(sum(tokens for tokens, _ in chunks))
+        return self._suits and (many or any(self._shapes.is_at_once(*chunk) for chunk in chunks))
 
     def run(
         self,
@@ -148,9 +150,16 @@ class Flat:
             rest += self._run(None, [each], in_parts=in_parts)[1][1:]
         return logits, rest
 
-    def _is_at_once(self, tokens: int, positions: int) -> bool:
+    def _any_at_once(self, shelves: Sequence[Shelf], work: Sequence[tuple[FlatPrompt, int]]) -> bool:
+        attending = [(shelf.cells.rows, shelf.cells.capacity) for shelf in shelves]
+        return (self._suits and any(self._shapes.is_at_once(*each) for each in attending)) or self.pauses(
+            work
+        )
+
+    @property
+    def _suits(self) -> bool:
         (_, _, kind), _ = self._blank[0]
-        return attention.suits(kind) and self._shapes.is_at_once(tokens, positions)
+        return attention.suits(kind)
 
     def _run(
         self,
@@ -164,6 +173,7 @@ class Flat:
         for shelf in shelves:
             shelf.make_room(self._shapes)
         cells = [(shelf.cells.keys, shelf.cells.values) for shelf in shelves]
+        at_once = self._any_at_once(shelves, [(prompt, max(map(len, rows))) for prompt, rows in work])
         shapes, chunks = self._chunks(work, in_parts=in_parts)
         if self._shapes.apart:
             self._set_off(tokens, shelves, [] if in_parts else work)
@@ -175,7 +185,8 @@ class Flat:
         if shelves:
             self._together += 1
         trace = self._trace(key, shapes)
-        logits, cells, prompts = trace(tokens, [shelf.offsets for shelf in shelves], cells, chunks)
+        with computed_meanwhile(at_once):
+            logits, cells, prompts = trace(tokens, [shelf.offsets for shelf in shelves], cells, chunks)
         for shelf, (keys, values) in zip(shelves, cells, strict=True):
             shelf.offsets, shelf.cells = shelf.offsets + 1, Cells(keys, values)
             shelf.advance()

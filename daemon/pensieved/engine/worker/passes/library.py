@@ -58,7 +58,7 @@ class Library:
         """See `Flat.waits`: never."""
         return False
 
-    def pauses(self, prompt: LibraryPrompt, length: int) -> bool:  # noqa: ARG002  # others have reason to ask
+    def pauses(self, work: Sequence[tuple[LibraryPrompt, int]]) -> bool:  # noqa: ARG002  # others have reason to ask
         """See `Flat.pauses`: never."""
         return False
 

@@ -158,6 +158,7 @@ class LayerView:
         """Attention of all rows of the pass."""
         if self._new is None or keys is not self._new[0] or values is not self._new[1]:
             raise UnfitError("The model attends to something else than its cache.")
+        self._new = None  # written: a pass that pauses would hold those of all its layers
         found, row = [], 0
         for part in self._parts:
             found.append(part.attend(self._layer, queries[row : row + part.rows], scale, sinks))

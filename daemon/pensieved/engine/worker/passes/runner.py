@@ -35,7 +35,7 @@ class Runner(Protocol):
     def waits(self, work: Sequence[tuple[Any, int]]) -> bool:
         """See `Flat.waits`."""
 
-    def pauses(self, prompt: Any, length: int) -> bool:
+    def pauses(self, work: Sequence[tuple[Any, int]]) -> bool:
         """See `Flat.pauses`."""
 
     def run(

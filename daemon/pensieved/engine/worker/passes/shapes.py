@@ -53,6 +53,9 @@ class Shapes:
             a CPU room costs: eight short rows beside one of 2,000 tokens took four times as long as apart.
         at_once: scores of a head, of all sequences together, from which on they are computed while a pass is being made, if
             that is of use (see `cpu/attention`); None where nothing is, as it must be where passes are compiled.
+        many: tokens of prompts from which on a pass is computed while it is being made, however few scores they have.
+        pausing: most tokens of a pass that is, of prompts alone: it pauses for those who decode. Longer ones would take more time
+            for each token: half of the scores among themselves are of what a token must not see.
         least: prompt tokens that go along with a decode step at the least. A pass for more rows than those that decode costs a
             CPU something, whatever their number: beside eight streams that step is 100 ms longer with 16 tokens, and 160 with 32.
     """
@@ -71,6 +74,7 @@ class Shapes:
     short: int = 512
     shelves: int = 4
     at_once: int | None = None
+    many: int = 32
     pausing: int = 256
     least: int = 16
 
@@ -132,6 +136,10 @@ class Shapes:
     def is_at_once(self, tokens: int, positions: int) -> bool:
         """Whether scores of so many tokens, each for so many positions, are computed while a pass is being made."""
         return self.at_once is not None and tokens * positions >= self.at_once
+
+    def are_at_once(self, tokens: int) -> bool:
+        """Whether a pass for so many tokens of prompts is computed while it is being made, however few scores they have."""
+        return self.at_once is not None and tokens >= self.many
 
     def group(self, prompts: int) -> int:
         """How many of `prompts` prompts to compute together."""

@@ -202,7 +202,7 @@ class PromptCache:
     def _take_back(self, row: Running, cut: Callable[..., Snapshot]) -> None:
         """Copy what was lent to a row, now that somebody has the time for it."""
         loan = self._lending.returned(row.request)
-        if loan is not None and not loan.entry.gone and loan.entry.arrays is None:
+        if loan is not None and loan.entry.arrays is None:
             _, used = taken_apart(cut(loan.entry.start, loan.used), plain=True)
             arrays = loan.whole(used)
             mx.async_eval(arrays)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
@@ -263,7 +263,7 @@ class PromptCache:
     def _forget(self, entry: Entry) -> None:
         """Drop `entry` and all that continues it, wherever it is."""
         for each in self._known.detach(entry):
-            self._lending.share([each])
+            self._lending.forget(each)
             each.gone = True
             self._memory.remove(each)
             if self._disk is not None:
