@@ -15,6 +15,7 @@ from pensieved.engine.worker.passes.cpu import device
 from pensieved.engine.worker.passes.pauses import Paused, pause
 from pensieved.engine.worker.passes.shapes import CPU
 from support.architectures import PLAIN, model_of
+from support.batches import begun
 from support.greedy import expected, prompts
 
 PAUSING = replace(CPU, at_once=32 * 40, pausing=64)
@@ -154,15 +155,26 @@ def impatient(monkeypatch):
     monkeypatch.setattr(Pace, "bound", lambda *_: 0.0)
 
 
-def begun(batch, prompt, tokens=1000):
-    """A request that decodes."""
-    batch.insert(Submit(100, tuple(prompt), tokens, ()))
-    while not any(output.request == 100 for output in batch.step()):
-        pass
+def under_way(model, length):
+    """A batch in which somebody decodes and the pass of a prompt of that length, request 0, pauses; and the prompt."""
+    long, reader = prompts([length, 5])
+    batch = batch_of(model)
+    begun(batch, reader, 1000)
+    batch.insert(Submit(0, long, TOKENS, ()))
+    while not batch._schedule._pausing:
+        batch.step()
+    return batch, long
 
 
 def tokens_of(batch, request):
     return [token for output in batch.step() if output.request == request for token in output.tokens]
+
+
+def answer_of(batch, request):
+    answer = []
+    while len(answer) < TOKENS:
+        answer += tokens_of(batch, request)
+    return answer
 
 
 @on_x86
@@ -196,7 +208,7 @@ def test_whoever_brings_little_does_not_wait_for_it(impatient):
     model = model_of("llama")
     long, reader, short = prompts([2000, 5, 20])
     batch = batch_of(model)
-    begun(batch, reader)
+    begun(batch, reader, 1000)
     batch.insert(Submit(0, tuple(long), TOKENS, ()))
     for _ in range(4):
         batch.step()
@@ -211,7 +223,7 @@ def test_nor_do_those_whose_own_pass_is_soon_over(impatient):
     model = model_of("llama")
     long, reader, *short = prompts([4000, 5, 40, 30, 50])
     batch = batch_of(model)
-    begun(batch, reader)
+    begun(batch, reader, 1000)
     batch.insert(Submit(0, tuple(long), TOKENS, ()))
     for _ in range(4):
         batch.step()
@@ -225,10 +237,7 @@ def test_nor_do_those_whose_own_pass_is_soon_over(impatient):
                 answers.setdefault(output.request, []).extend(output.tokens)
     assert [answers[number] for number in (1, 2, 3)] == expected(model, short, TOKENS)
     assert batch._prefill  # the long one is not done
-    answer = []
-    while len(answer) < TOKENS:
-        answer += tokens_of(batch, 0)
-    assert [answer] == expected(model, [long], TOKENS)
+    assert [answer_of(batch, 0)] == expected(model, [long], TOKENS)
     assert under_way not in batch._schedule._pausing
 
 
@@ -239,7 +248,7 @@ def test_those_who_come_together_are_computed_together(impatient):
     batch = Batch(
         model, mx.default_device(), max_concurrent=8, prefill_chunk=64, shapes=replace(PAUSING, many=10)
     )
-    begun(batch, reader)
+    begun(batch, reader, 1000)
     for number, prompt in enumerate(several):
         batch.insert(Submit(number, tuple(prompt), TOKENS, ()))
     batch.step()
@@ -250,32 +259,19 @@ def test_those_who_come_together_are_computed_together(impatient):
 @on_x86
 def test_it_is_computed_without_a_pause_when_nobody_decodes_any_more(impatient):
     model = model_of("llama")
-    long, reader = prompts([300, 5])
-    batch = batch_of(model)
-    begun(batch, reader)
-    batch.insert(Submit(0, tuple(long), TOKENS, ()))
-    while not batch._schedule._pausing:
-        batch.step()
+    batch, long = under_way(model, 300)
     batch.remove(100)
     batch.step()
     assert not batch._schedule._pausing
-    answer = []
-    while len(batch):
-        answer += tokens_of(batch, 0)
-    assert [answer] == expected(model, [long], TOKENS)
+    assert [answer_of(batch, 0)] == expected(model, [long], TOKENS)
 
 
 @on_x86
 def test_one_for_which_nobody_waits_any_more_is_forgotten(impatient):
     model = model_of("llama")
-    long, reader = prompts([4000, 5])
-    batch = batch_of(model)
-    begun(batch, reader)
-    batch.step()
+    mx.eval(model.parameters())
     held = mx.get_active_memory()
-    batch.insert(Submit(0, tuple(long), TOKENS, ()))
-    while not batch._schedule._pausing:
-        batch.step()
+    batch, long = under_way(model, 4000)
     batch.step()
     assert mx.get_active_memory() > held + 1e6
     gc.disable()
@@ -287,17 +283,14 @@ def test_one_for_which_nobody_waits_any_more_is_forgotten(impatient):
     finally:
         gc.enable()
     batch.insert(Submit(1, tuple(long[:300]), TOKENS, ()))
-    answer = []
-    while len(answer) < TOKENS:
-        answer += tokens_of(batch, 1)
-    assert [answer] == expected(model, [long[:300]], TOKENS)
+    assert [answer_of(batch, 1)] == expected(model, [long[:300]], TOKENS)
 
 
 @on_x86
 def test_a_prompt_joins_those_who_decode_without_a_copy(impatient):
     batch = batch_of(model_of("llama"))
     long, reader = prompts([4000, 5])
-    begun(batch, reader)
+    begun(batch, reader, 1000)
     batch.insert(Submit(0, tuple(long), TOKENS, ()))
     peaks, answered = [], False
     gc.disable()

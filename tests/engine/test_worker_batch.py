@@ -19,6 +19,7 @@ from pensieved.engine.worker.passes.shapes import CPU, CUDA, METAL
 from pensieved.engine.worker.passes.traces import Traces
 from pensieved.engine.worker.slices import SlicedPace
 from support.architectures import OTHERS, PLAIN, model_of
+from support.batches import begun
 from support.greedy import expected, prompts
 
 LENGTHS = (1, 5, 40, 90, 17, 40, 200, 3)
@@ -464,13 +465,6 @@ def spread(monkeypatch, model, policy, parts):
     batch = batch_of(model, policy)
     batch._schedule._pace._plain[1] = 1.0  # some step was seen
     return batch
-
-
-def begun(batch, prompt, tokens):
-    """A request that decodes."""
-    batch.insert(Submit(100, tuple(prompt), tokens, ()))
-    while not any(output.request == 100 for output in batch.step()):
-        pass
 
 
 @pytest.mark.parametrize("parts", [1, 3, 8])

@@ -93,6 +93,13 @@ def state_space_model(seed: int = 0):
     )
 
 
+def begun(batch: Batch, prompt, tokens: int) -> None:
+    """Have a request decode, number 100."""
+    batch.insert(Submit(100, tuple(prompt), tokens, ()))
+    while not any(output.request == 100 for output in batch.step()):
+        pass
+
+
 MODELS = {"plain": plain_model, "sliding": sliding_model, "state space": state_space_model}
 
 

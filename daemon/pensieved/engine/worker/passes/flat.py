@@ -152,9 +152,8 @@ class Flat:
 
     def _any_at_once(self, shelves: Sequence[Shelf], work: Sequence[tuple[FlatPrompt, int]]) -> bool:
         attending = [(shelf.cells.rows, shelf.cells.capacity) for shelf in shelves]
-        return (self._suits and any(self._shapes.is_at_once(*each) for each in attending)) or self.pauses(
-            work
-        )
+        decoding = self._suits and any(self._shapes.is_at_once(*each) for each in attending)
+        return decoding or self.pauses(work)
 
     @property
     def _suits(self) -> bool:

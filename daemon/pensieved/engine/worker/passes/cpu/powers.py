@@ -39,7 +39,8 @@ def power_of_two(x: mx.array) -> mx.array:
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """`mlx_lm.models.activations.swiglu`: silu of the gate, times x.
 
-    Where the pass is computed meanwhile, much of it is in the memory of `gate`, which nothing else may be going to read.
+    Where the pass is computed meanwhile, the result is in the memory of `gate`, which nothing else may be going to read, unless that
+    is a part of a larger array's.
     """
     if gate.dtype != mx.float32:
         plain: mx.array = activations.swiglu(gate, x)
