@@ -257,6 +257,26 @@ def test_those_who_come_together_are_computed_together(impatient):
 
 
 @on_x86
+def test_what_one_leaves_of_readers_patience_is_for_the_next(monkeypatch):
+    monkeypatch.setattr(Pace, "bound", lambda *_: float("inf"))
+    model = model_of("llama")
+    reader, *several = prompts([5, 50, 55, 60])  # no two of them go into one pass
+    batch = batch_of(model)
+    begun(batch, reader, 1000)
+    for number, prompt in enumerate(several):
+        batch.insert(Submit(number, tuple(prompt), TOKENS, ()))
+    batch.step()
+    assert not batch._schedule._pausing
+    answers = {number: [] for number in range(3)}
+    while min(map(len, answers.values())) < TOKENS:
+        for output in batch.step():
+            if output.request in answers:
+                answers[output.request] += output.tokens
+        assert len({len(answer) for answer in answers.values()}) == 1  # they have begun together
+    assert list(answers.values()) == expected(model, several, TOKENS)
+
+
+@on_x86
 def test_it_is_computed_without_a_pause_when_nobody_decodes_any_more(impatient):
     model = model_of("llama")
     batch, long = under_way(model, 300)
@@ -270,6 +290,7 @@ def test_it_is_computed_without_a_pause_when_nobody_decodes_any_more(impatient):
 def test_one_for_which_nobody_waits_any_more_is_forgotten(impatient):
     model = model_of("llama")
     mx.eval(model.parameters())
+    gc.collect()  # nothing of other tests goes meanwhile
     held = mx.get_active_memory()
     batch, long = under_way(model, 4000)
     batch.step()

@@ -76,7 +76,7 @@ def _graphs() -> dict[str, str]:
         "MLX_MAX_OPS_PER_BUFFER": "20",
         # MB that launches of a graph read. What they made and need no more is free when all of the graph has run: of prompts with
         # unpacked weights that is hundreds of MB. What reads so much takes longer to run than to launch.
-        "MLX_MAX_MB_PER_BUFFER": "200",
+        "MLX_MAX_MB_PER_BUFFER": "50",
         # MLX's own 400 are too few for a busy engine's shapes; to make one anew takes longer than to run it.
         "MLX_CUDA_GRAPH_CACHE_SIZE": "1000",
         # MLX gives up, by an exception, where more CUDA graphs are made than it means to keep, however long that took.

@@ -132,13 +132,26 @@ class Schedule:
             self._pausing.append(Pausing(planned, partial(self._runner.run, None, _work(planned))))
 
     def _go_on(self, decoding: int, waiting: int) -> None:
-        """Compute more of what pauses: of the last one as much as can be borne, of one before it a piece, so that it is not starved."""
-        last = self._pausing[-1]
-        for pausing in list(self._pausing):
-            seconds = self._bearable(decoding, waiting) if pausing is last or not decoding else 0.0
-            if pausing.go_on(seconds):
-                self._prefill.went(pausing.planned)
-                self._pausing.remove(pausing)
+        """Compute more of what pauses: of the last one, and of what comes after it, as much as can be borne.
+
+        Of one before the last it is a piece, so that it is not starved.
+        """
+        until = time.perf_counter() + self._bearable(decoding, waiting)
+        for pausing in self._pausing[:-1]:
+            self._further(pausing, 0.0 if decoding else math.inf)
+        while self._further(self._pausing[-1], until - time.perf_counter()):
+            if decoding and time.perf_counter() < until:
+                self._begin_pausing()
+            if not self._pausing:
+                return
+
+    def _further(self, pausing: Pausing, seconds: float) -> bool:
+        """Compute more of it; whether it is complete."""
+        if not pausing.go_on(seconds):
+            return False
+        self._prefill.went(pausing.planned)
+        self._pausing.remove(pausing)
+        return True
 
     def _bearable(self, decoding: int, waiting: int) -> float:
         """Seconds for what pauses: hardly any where other prompts go along with those who decode."""

@@ -27,9 +27,6 @@ SHARE_REUSED = 16
 """MLX may keep this part of the weights' size in freed buffers: a pass needs its scratch again and again, and that grows
 with the model; caches of requests that ended are larger, of sizes that seldom come again, and others need them."""
 
-AHEAD = 64 * 1024**2
-"""Bytes of results that are needed no more and not free yet, while a GPU computes prompts, besides those of a CUDA graph."""
-
 SELDOM = 1.0
 """Seconds for which a CUDA driver's answer holds at the least."""
 SHARE_ASKING = 0.001
@@ -136,7 +133,8 @@ def little_ahead(layers: Sequence[Sequence[mx.array]]) -> Iterator[None]:
     """On CUDA, these are launched in here only a little ahead of what the device has computed.
 
     MLX frees what a pass needs no more when the device has come by, and launches a whole pass before that: of a model whose
-    weights are unpacked for long chunks, all of them would be in memory at once.
+    weights are unpacked for long chunks, all of them would be in memory at once. Beyond the limit it launches a graph only when
+    the one before has run.
 
     Args:
         layers: what a pass results in, not evaluated yet.
@@ -145,7 +143,7 @@ def little_ahead(layers: Sequence[Sequence[mx.array]]) -> Iterator[None]:
         yield
         return
     wanted = sum(array.nbytes for layer in layers for array in layer)
-    before = mx.set_memory_limit(mx.get_active_memory() + wanted + AHEAD)
+    before = mx.set_memory_limit(mx.get_active_memory() + wanted)
     try:
         yield
     finally:
