@@ -140,7 +140,9 @@ class Schedule:
         for pausing in self._pausing[:-1]:
             self._further(pausing, 0.0 if decoding else math.inf)
         while self._further(self._pausing[-1], until - time.perf_counter()):
-            if decoding and time.perf_counter() < until:
+            if time.perf_counter() >= until:
+                return
+            if decoding:
                 self._begin_pausing()
             if not self._pausing:
                 return
