@@ -14,6 +14,7 @@ from pensieved.engine.worker import warming
 from pensieved.engine.worker.batch import Batch
 from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.passes.library import Library
+from pensieved.engine.worker.passes.onepass import Narrowing
 from pensieved.engine.worker.passes.quantized import MatrixLinear
 from pensieved.engine.worker.passes.shapes import CPU, CUDA, METAL
 from pensieved.engine.worker.passes.traces import Traces
@@ -152,6 +153,7 @@ def test_nobody_waits_with_a_first_token_for_a_trace_of_those_who_decode(monkeyp
         step(batch, answers)
     assert 2 not in traced  # shelves
     step(batch, answers)
+    step(batch, answers)
     assert 2 in traced
     run(batch, answers)
     assert [answers[0][:TOKENS], answers[1]] == expected(llama, wanted, TOKENS)
@@ -203,17 +205,94 @@ def test_nothing_is_computed_behind_a_last_token_that_is_known_to_be_the_last(ll
     )
     submit(batch, 1, prompts([20])[0], tokens=2)
     assert len(run(batch)[1]) == 2
+    assert passes == [(False, True), (True, False)]
+
+
+def test_where_prompts_leave_their_last_token_a_pass_more_is_computed(llama):
+    batch = batch_of(llama, replace(CPU, answering=False))
+    passes, run_pass = [], batch._runner.run
+    batch._runner.run = lambda tokens, work, **more: (
+        passes.append((tokens is not None, bool(work))) or run_pass(tokens, work, **more)
+    )
+    submit(batch, 1, prompts([20])[0], tokens=2)
+    assert len(run(batch)[1]) == 2
     assert passes == [(False, True), (True, False), (True, False)]
 
 
-@pytest.mark.parametrize(("policy", "late"), [(CPU, 0), (METAL, 1)])
-def test_on_a_cpu_a_token_does_not_wait_for_the_pass_behind_it(llama, policy, late):
-    batch = batch_of(llama, replace(policy, compiled=False))
+@pytest.mark.parametrize("policy", ["exact", "metal"])
+def test_answers_are_the_same_wherever_last_tokens_are_computed(llama, policy):
+    penalties = Sampling(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5)
+    asked = [
+        {"logprobs": 3},
+        {"sampling": Sampling(temperature=1.0, seed=4)},
+        {"sampling": penalties, "logprobs": 0},
+        {"tokens": 1, "logprobs": 2},
+        {},
+    ]
+    wanted = list(zip(prompts([20, 20, 50, 33, 1, 200, 20, 65, 34]), asked * 2, strict=False))
+
+    def outputs(answering):
+        batch = batch_of(llama, replace(POLICIES[policy], answering=answering))
+        found = {}
+        for number, (prompt, more) in enumerate(wanted):
+            submit(batch, number, prompt, **more)
+            for output in chain.from_iterable(batch.step() for _ in range(number % 4)):
+                found.setdefault(output.request, []).append(output)
+        while len(batch):
+            for output in batch.step():
+                found.setdefault(output.request, []).append(output)
+        return found
+
+    one, other = outputs(answering=True), outputs(answering=False)
+    for number, (_, more) in enumerate(wanted):
+        tokens, same = (
+            [token for output in each[number] for token in output.tokens] for each in (one, other)
+        )
+        assert tokens == same
+        assert len(tokens) == more.get("tokens", TOKENS)
+        logprobs, alike = (
+            [token for output in each[number] for token in output.logprobs] for each in (one, other)
+        )
+        assert len(logprobs) == (len(tokens) if "logprobs" in more else 0)
+        for token, twin in zip(logprobs, alike, strict=True):
+            assert token.chosen == pytest.approx(twin.chosen, abs=1e-4)
+            assert [each[0] for each in token.top] == [each[0] for each in twin.top]
+
+
+@pytest.mark.parametrize(
+    ("length", "chunks"), [(1, []), (2, [2]), (32, [32]), (33, [32]), (34, [32, 2]), (65, [32, 32])]
+)
+def test_a_last_token_goes_along_where_there_is_room(llama, length, chunks):
+    batch = batch_of(llama)
+    computed, run_pass = [], batch._runner.run
+    batch._runner.run = lambda tokens, work, **more: (
+        computed.extend(len(rows[0]) for _, rows in work) or run_pass(tokens, work, **more)
+    )
+    (prompt,) = prompts([length])
+    assert answer(batch, [prompt]) == expected(llama, [prompt], TOKENS)
+    assert computed == chunks
+
+
+def test_a_model_without_a_backbone_answers_from_all_its_logits(monkeypatch):
+    monkeypatch.setattr(Narrowing, "_subclass", lambda _, backbone: backbone)
+    model, wanted = model_of("llama"), prompts(LENGTHS)
+    assert answer(batch_of(model), wanted) == expected(model, wanted, TOKENS)
+
+
+@pytest.mark.parametrize(("policy", "ahead"), [(CPU, 0), (METAL, 1)])
+@pytest.mark.parametrize("answering", [True, False])
+def test_on_a_cpu_a_token_does_not_wait_for_the_pass_behind_it(llama, policy, ahead, answering):
+    batch = batch_of(llama, replace(policy, compiled=False, answering=answering))
+    passes, run_pass = [], batch._runner.run
+    batch._runner.run = lambda *args, **more: passes.append(args) or run_pass(*args, **more)
     submit(batch, 1, prompts([20])[0], tokens=3)
-    produced = []
+    produced = []  # tokens of a step, and the passes set off by then
     while len(batch):
-        produced.append(sum(len(output.tokens) for output in batch.step()))
-    assert produced == [0, *[0] * late, 1, 1, 1]
+        produced.append((sum(len(output.tokens) for output in batch.step()), len(passes)))
+    first, last = (1, 3) if answering else (2, 4)
+    assert [each for each in produced if each[0]] == [
+        (1, min(first + ahead + more, last)) for more in range(3)
+    ]
 
 
 def test_tokens_of_a_request_that_is_alone_again_come_in_order(llama):

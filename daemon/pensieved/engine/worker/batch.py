@@ -87,7 +87,7 @@ class Batch:
             model(mx.array([[0]])).shape[-1],  # lazy: nothing is computed for its shape
             grammars=grammars,
             keeper=keeper,
-            room=lambda length: shapes.prompt_capacity(0, length - 1),
+            room=lambda length: shapes.prompt_capacity(0, shapes.own(length)),
             on_entry=self._enter,
             on_refusal=self._refuse,
         )
@@ -246,7 +246,7 @@ class Batch:
             return outputs
         passing = prompts or not decoder.idle
         waits = passing and schedule.waits
-        if waits and decoder.unread:  # these shall not wait for another pass
+        if decoder.unread and (waits or decoder.waits):  # these shall not wait for another pass
             outputs = decoder.read()
             self._keep_answers(outputs)
             return outputs
@@ -278,7 +278,7 @@ class Batch:
             if not row.gone
         ]
         places = self._runner.arrange(
-            keep, [(prompt, index, len(row.prompt) - 1) for prompt, index, row in coming]
+            keep, [(prompt, index, len(row.prompt) - (row.first is None)) for prompt, index, row in coming]
         )
         decoder.rearranged([row for _, _, row in coming], places, self._runner.width)
 
@@ -293,7 +293,7 @@ class Batch:
         if self._keeper is None or not self._keeper.is_open or row.fresh:
             return
         place = self._decoder.places[self._decoder.rows.index(row)]
-        length = len(row.prompt) + len(row.answer) - (0 if self._decoder.unread else 1)
+        length = len(row.prompt) + len(row.answer) - (0 if row.unread else 1)
         self._keeper.keep(row, length, partial(self._runner.snapshot, place))
 
     def _count(self) -> None:

@@ -30,15 +30,11 @@ class Decoder:
 
     Args:
         ahead: fewest rows with which another pass is set off before the tokens of one are read.
-
-    Attributes:
-        unread: whether tokens are on their way: those of a pass that followed the last ones read.
     """
 
     def __init__(self, ahead: int = 1) -> None:
         self.rows: list[Running] = []
         self.places: list[int] = []
-        self.unread = False
         self._ahead = ahead
         self._tokens = mx.zeros((0,), dtype=mx.uint32)  # inputs of the next pass
         self._logprobs: dict[int, mx.array] = {}  # by request: those that the tokens were chosen by
@@ -47,7 +43,17 @@ class Decoder:
     @property
     def idle(self) -> bool:
         """Whether another pass would produce nothing: every token on its way is its request's last."""
-        return all(row.gone or (self.unread and row.ends_next) for row in self.rows)
+        return all(row.gone or (row.unread and row.ends_next) for row in self.rows)
+
+    @property
+    def unread(self) -> bool:
+        """Whether tokens are on their way that followed the last ones read."""
+        return any(row.unread for row in self.rows)
+
+    @property
+    def waits(self) -> bool:
+        """Whether those are not left for the next pass to follow."""
+        return len(self.rows) < self._ahead
 
     @property
     def inputs(self) -> mx.array:
@@ -57,18 +63,22 @@ class Decoder:
     def rearranged(self, joining: Sequence[Running], places: Sequence[int], width: int) -> None:
         """Take over a new arrangement: the rows that stay, then `joining`, at these places."""
         kept = [(row, place) for row, place in zip(self.rows, self.places, strict=True) if not row.gone]
-        lasts = [row.prompt[-1] for row in joining]
-        if kept:
-            sources = [place for _, place in kept] + [
-                self._tokens.size + index for index in range(len(lasts))
-            ]
-            known = mx.concatenate([self._tokens, mx.array(lasts, dtype=mx.uint32)])
+        answered = [row for row in joining if row.first is not None]
+        if kept or answered:
+            own = self._tokens if kept else self._tokens[:0]
+            sources = [place for _, place in kept] + [own.size + index for index in range(len(joining))]
+            known = mx.concatenate([own, *_inputs(joining)])
             self._tokens = known[mx.array(_by_place(places, sources, width))]
         else:
+            lasts = [row.prompt[-1] for row in joining]
             self._tokens = mx.array(_by_place(places, lasts, width), dtype=mx.uint32)
         self.rows = [*(row for row, _ in kept), *joining]
         self.places = list(places)
         self._chooser = Chooser(self.rows, self.places, width)
+        if answered:
+            mx.async_eval(self._tokens)  # type: ignore[no-untyped-call]  # before the next pass, so as not to wait for that
+            for row in answered:
+                self._take_first(row)
 
     def choose(self, logits: mx.array) -> tuple[mx.array, dict[int, mx.array]]:
         """The tokens that follow the pass of `inputs`; see `Chooser.choose`."""
@@ -90,7 +100,7 @@ class Decoder:
 
     def and_those_at_once(self, outputs: Sequence[Output], *, waited: bool = False) -> list[Output]:
         """These outputs, and what is on its way if that is not left for the next pass to follow; each request's in one."""
-        more = self.read() if waited or len(self.rows) < self._ahead else []
+        more = self.read() if waited or self.waits else []
         results = {output.request: output for output in outputs}
         for output in more:
             results[output.request] = joined(results.get(output.request), output)
@@ -100,22 +110,27 @@ class Decoder:
         """The tokens on their way, to be sent."""
         if not self.unread:
             return []
-        self.unread = False
         tokens: Any = self._tokens.tolist()
-        ready = [
-            (row, tokens[place])
-            for row, place in zip(self.rows, self.places, strict=True)
-            if not row.gone and not row.fresh
+        unread = [
+            (row, tokens[place]) for row, place in zip(self.rows, self.places, strict=True) if row.unread
         ]
+        for row, _ in unread:
+            row.unread = False
+        ready = [each for each in unread if not each[0].gone]
         logprobs = self._read_logprobs(ready)
         return [_output(row, token, logprobs.get(row.request, ())) for row, token in ready]
 
     def took(self, chosen: tuple[mx.array, dict[int, mx.array]]) -> None:
         """These are on their way from now on."""
         self._tokens, self._logprobs = chosen
-        self.unread = True
         for row in self.rows:
-            row.fresh = False
+            row.fresh, row.unread = False, True
+
+    def _take_first(self, row: Running) -> None:
+        """The first token of its answer is on its way."""
+        if row.first is not None:
+            self._logprobs = {**self._logprobs, **row.first[1]}
+        row.first, row.fresh, row.unread = None, False, True
 
     def _read_logprobs(self, ready: Sequence[tuple[Running, int]]) -> dict[int, tuple[TokenLogprobs, ...]]:
         asking = [(row, token) for row, token in ready if row.request in self._logprobs]
@@ -148,6 +163,16 @@ def joined(first: Output | None, more: Output) -> Output:
     return msgspec.structs.replace(
         more, tokens=first.tokens + more.tokens, logprobs=(*first.logprobs, *more.logprobs)
     )
+
+
+def _inputs(joining: Sequence[Running]) -> list[mx.array]:
+    """What passes start from: the first tokens of answers where they are chosen, else the last of prompts."""
+    if all(row.first is None for row in joining):
+        return [mx.array([row.prompt[-1] for row in joining], dtype=mx.uint32)]
+    return [
+        row.first[0] if row.first is not None else mx.array(row.prompt[-1:], dtype=mx.uint32)
+        for row in joining
+    ]
 
 
 def _by_place(places: Sequence[int], values: Sequence[int], width: int) -> list[int]:

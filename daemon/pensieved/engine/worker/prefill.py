@@ -1,7 +1,8 @@
 """Prompts on their way into the KV cache: who waits, who is computed together, and how much of whom comes next.
 
-A group is computed together from start to end and then decodes together. The last token of each prompt is left to the
-decode step: what follows it is the first token of the answer.
+A group is computed together from start to end and then decodes together. What follows a prompt's last token is the first
+token of the answer, so that one is computed with the others where that is of use and there is room, and else left to the next
+decode step.
 """
 
 from __future__ import annotations
@@ -52,20 +53,24 @@ class Keeper(Protocol):
 class Group:
     """Prompts that are computed together.
 
+    Args:
+        answering: whether their last tokens can be computed with the others; see `Shapes`.
+
     Attributes:
         rows: the requests.
         prompt: the runner's own.
         done: tokens of each that are in the cache.
     """
 
-    def __init__(self, rows: Sequence[Running], prompt: Any) -> None:
+    def __init__(self, rows: Sequence[Running], prompt: Any, *, answering: bool = False) -> None:
         self.rows = list(rows)
         self.prompt = prompt
         self.done = rows[0].cached
+        self._answering = answering and len({len(row.prompt) for row in rows}) == 1
 
     @property
     def left(self) -> int:
-        """Tokens still to be computed, of its longest prompt."""
+        """Tokens still to be computed, of its longest prompt, but for its last."""
         return max(len(row.prompt) for row in self.rows) - 1 - self.done
 
     @property
@@ -78,9 +83,21 @@ class Group:
         ahead = [stop - self.done for row in self.rows for stop in row.stops if stop > self.done]
         return min([self.left, *ahead])
 
+    def with_last(self, length: int, room: int) -> int:
+        """So many tokens, and the prompts' last ones if they are next and there is room for so many of each row."""
+        return length + 1 if self._answering and length == self.left < room else length
+
+    def ends_after(self, length: int) -> bool:
+        """Whether so many tokens more bring the last ones."""
+        return length > self.left
+
     def chunk(self, length: int) -> list[tuple[int, ...]]:
-        """The next tokens of each row, but for its last."""
-        return [row.prompt[self.done : min(self.done + length, len(row.prompt) - 1)] for row in self.rows]
+        """The next tokens of each row; but for its last, unless all end there."""
+        end = self.done + length
+        return [
+            row.prompt[self.done : end if self.ends_after(length) else min(end, len(row.prompt) - 1)]
+            for row in self.rows
+        ]
 
 
 class Prefill:
@@ -120,9 +137,10 @@ class Prefill:
         free -= sum(len(group.rows) for group in self._groups)
         while free > 0 and (first := self._next_row()) is not None:
             rows = self._group_of(first, free, budget)
-            prompt = self._runner.open([len(row.prompt) - 1 for row in rows], first.prefix, first.cached)
+            lengths = [self._shapes.own(len(row.prompt)) for row in rows]
+            prompt = self._runner.open(lengths, first.prefix, first.cached)
             first.prefix = None
-            self._groups.append(Group(rows, prompt))
+            self._groups.append(Group(rows, prompt, answering=self._shapes.answering))
             free -= len(rows)
 
     def plan(self, budget: int, *, beside: bool, busy: Collection[Group] = ()) -> list[tuple[Group, int]]:
@@ -146,6 +164,7 @@ class Prefill:
             length = length if whole else self._shapes.take(length, room)
             if not beside:
                 length = min(length, self._pausing(group) or length)
+            length = group.with_last(length, room)
             planned.append((group, length))
             if self._shapes.apart:  # a second one would be a further pass
                 break
@@ -167,6 +186,7 @@ class Prefill:
             if not length or ((planned or ending) and length < group.left):
                 continue
             if len(group.rows) * length <= room or not planned:
+                length = group.with_last(length, room // len(group.rows))
                 planned.append((group, length))
                 room -= len(group.rows) * length
         return planned
@@ -174,15 +194,16 @@ class Prefill:
     def went(self, planned: Sequence[tuple[Group, int]]) -> None:
         """The chunks were set off."""
         for group, length in planned:
-            group.done += length
+            before, group.done = group.done, group.done + length
             if self._keeper is not None:
                 for index, row in enumerate(group.rows):
-                    if group.done in row.stops:
-                        cut = partial(self._runner.prompt_snapshot, group.prompt, index)
-                        self._keeper.keep(row, group.done, cut)
+                    for stop in row.stops:
+                        if before < stop <= group.done:
+                            cut = partial(self._runner.prompt_snapshot, group.prompt, index)
+                            self._keeper.keep(row, stop, cut)
 
     def finished(self) -> list[Group]:
-        """Groups that are in the cache, all but each one's last token; they are handed over."""
+        """Groups that are in the cache, all but each one's last token at the most; they are handed over."""
         done = [group for group in self._groups if group.left <= 0]
         self._groups = [group for group in self._groups if group.left > 0]
         return done

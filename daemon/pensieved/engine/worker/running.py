@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import mlx.core as mx
     from mlx_lm.models.cache import TokenBuffer
 
     from pensieved.engine.worker.choosing.sampling import Processor, Sampler
@@ -35,7 +36,10 @@ class Running:
         stops: numbers of prompt tokens, rising, after which a snapshot is wanted.
         answer: tokens produced.
         context: prompt and answer as the processors see them; only where there are any.
-        fresh: the step in flight computes its last prompt token: there is no token of its own to read yet.
+        first: the first token of its answer as `Chooser.choose` gives it, of this row alone, if the pass that computed its prompt's
+            last token was the prompt's own; None once it has joined those who decode.
+        fresh: it has not joined them, or the step in flight computes its last prompt token: no token of its own is on its way.
+        unread: one is.
         gone: it ended or was cancelled, and leaves the batch with the next arrangement.
     """
 
@@ -52,7 +56,9 @@ class Running:
     stops: tuple[int, ...] = ()
     answer: list[int] = field(default_factory=list)
     context: TokenBuffer | None = None
+    first: tuple[mx.array, dict[int, mx.array]] | None = None
     fresh: bool = True
+    unread: bool = False
     gone: bool = False
 
     @cached_property

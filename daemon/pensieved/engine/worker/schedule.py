@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pensieved.engine.worker.choosing.chooser import choose_first
 from pensieved.engine.worker.pace import Pace
 from pensieved.engine.worker.slices import Pausing, SlicedPace, Slices, set_off
 
@@ -129,7 +130,7 @@ class Schedule:
             return
         planned = self._prefill.plan_pausing(self._paused, ending=bool(self._pausing))
         if planned:
-            self._pausing.append(Pausing(planned, partial(self._runner.run, None, _work(planned))))
+            self._pausing.append(Pausing(planned, partial(self._compute, None, planned)))
 
     def _go_on(self, decoding: int, waiting: int) -> None:
         """Compute more of what pauses: of the last one, and of what comes after it, as much as can be borne.
@@ -161,27 +162,43 @@ class Schedule:
             return math.inf
         return 0.0 if self._planned else self._pace.bound(decoding, waiting)
 
+    def _compute(
+        self, inputs: mx.array | None, planned: Planned, *, in_parts: bool = False
+    ) -> tuple[mx.array | None, list[list[mx.array]]]:
+        """See `Runner.run`. First tokens are chosen of prompts that end; they are of what must be evaluated besides the logits."""
+        work = [(group.prompt, group.chunk(length)) for group, length in planned]
+        ends = [place for place, (group, length) in enumerate(planned) if group.ends_after(length)]
+        logits, results = self._runner.run(inputs, work, in_parts=in_parts, ends=ends)
+        if logits is None or not ends:
+            return logits, results
+        width = start = 0 if inputs is None else inputs.size
+        for group in (planned[place][0] for place in ends):
+            choose_first(group.rows, logits[start : start + len(group.rows)])
+            start += len(group.rows)
+            for row in group.rows:
+                if row.first is not None:
+                    results[0] += [row.first[0], *row.first[1].values()]
+        return (logits[:width] if width else None), results
+
     def _set_off(self, waiting: int) -> Chosen | None:
         """The pass of those who decode, or the one of prompts alone, which does not pause then; `waiting` prompts are not computed."""
         decoder, planned = self._decoder, self._planned
         tokens = sum(len(group.rows) * length for group, length in planned)
         parts = self._pace.parts(len(decoder.rows), waiting, tokens)
         inputs = decoder.inputs if decoder.rows else None
-        logits, (rest, *layers) = self._runner.run(inputs, _work(planned), in_parts=parts > 1)
+        logits, (rest, *layers) = self._compute(inputs, planned, in_parts=parts > 1)
         chosen = None if logits is None else decoder.choose(logits)
         if planned:
             self._slices = Slices(planned, layers, tokens, parts)
-        slices, share = self._slices, 1.0
+        slices, share, closely = self._slices, 1.0, False
         part: list[Sequence[mx.array]] = []
         if slices is not None:
             part, share = slices.take(everything=not decoder.rows)
-        set_off(chosen, rest, part, apart=self._shapes.apart)
+            # Beside a long prompt's own KV cache it does not matter.
+            closely = self._shapes.unpacks and slices.begins_and_ends
+        set_off(chosen, rest, part, apart=self._shapes.apart, closely=closely)
         self._ran = len(decoder.rows), 0 if slices is None else slices.tokens, share
         if slices is not None and not slices:
             self._prefill.went(slices.planned)
             self._slices = None
         return chosen
-
-
-def _work(planned: Planned) -> list[tuple[Any, list[tuple[int, ...]]]]:
-    return [(group.prompt, group.chunk(length)) for group, length in planned]

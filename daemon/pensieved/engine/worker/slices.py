@@ -94,6 +94,13 @@ class Slices:
         """Whether nobody waits for it any more."""
         return _in_vain(self.planned)
 
+    @property
+    def begins_and_ends(self) -> bool:
+        """Whether it is all that its prompts have to be computed."""
+        return all(
+            group.done == group.rows[0].cached and group.left <= length for group, length in self.planned
+        )
+
     def take(self, *, everything: bool) -> tuple[list[Sequence[mx.array]], float]:
         """What to compute next: a part, or all that is left; and which share of the pass that is."""
         count = len(self._left) if everything else self._each
@@ -111,23 +118,25 @@ def set_off(
     part: Sequence[Sequence[mx.array]],
     *,
     apart: bool,
+    closely: bool,
 ) -> None:
     """Have the device compute a step, and wait for it only where nobody decodes.
 
     Args:
         chosen: the tokens of those who decode, and what is read besides.
-        decoded: what else their pass results in.
+        decoded: what else their pass results in, and first tokens of answers.
         part: keys and values of prompts, layer by layer.
         apart: whether those are a pass of their own.
+        closely: see `little_ahead`.
     """
     if chosen is None:
-        with little_ahead(part):
-            mx.eval(part)
+        with little_ahead(part, closely=closely):
+            mx.eval(decoded, part)
     elif not (apart and part):
         mx.async_eval(chosen, decoded, part)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
     else:
         mx.async_eval(chosen, decoded)  # type: ignore[no-untyped-call]  # else both would be launched layer by layer, in turns
-        with little_ahead(part):
+        with little_ahead(part, closely=closely):
             mx.async_eval(part)  # type: ignore[no-untyped-call]
 
 

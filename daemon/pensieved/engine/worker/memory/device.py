@@ -27,6 +27,9 @@ SHARE_REUSED = 16
 """MLX may keep this part of the weights' size in freed buffers: a pass needs its scratch again and again, and that grows
 with the model; caches of requests that ended are larger, of sizes that seldom come again, and others need them."""
 
+AHEAD = 256 * 1024**2
+"""Bytes of results that are needed no more and not free yet, while a GPU computes prompts, besides those of a CUDA graph. With
+fewer, those who decode wait for their launches: the device has nothing to do meanwhile."""
 SELDOM = 1.0
 """Seconds for which a CUDA driver's answer holds at the least."""
 SHARE_ASKING = 0.001
@@ -129,7 +132,7 @@ def device_memory(device: mx.Device) -> Device:
 
 
 @contextmanager
-def little_ahead(layers: Sequence[Sequence[mx.array]]) -> Iterator[None]:
+def little_ahead(layers: Sequence[Sequence[mx.array]], *, closely: bool = False) -> Iterator[None]:
     """On CUDA, these are launched in here only a little ahead of what the device has computed.
 
     MLX frees what a pass needs no more when the device has come by, and launches a whole pass before that: of a model whose
@@ -138,12 +141,13 @@ def little_ahead(layers: Sequence[Sequence[mx.array]]) -> Iterator[None]:
 
     Args:
         layers: what a pass results in, not evaluated yet.
+        closely: nothing at all is held besides that and a graph's own.
     """
     if not on_cuda():
         yield
         return
     wanted = sum(array.nbytes for layer in layers for array in layer)
-    before = mx.set_memory_limit(mx.get_active_memory() + wanted)
+    before = mx.set_memory_limit(mx.get_active_memory() + wanted + (0 if closely else AHEAD))
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from pensieved.engine.worker.passes.shelf import Cells, Shelf
 from pensieved.engine.worker.passes.traces import Traces
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pensieved.engine.worker.passes.ahead import Draft
     from pensieved.engine.worker.passes.shapes import Shapes
@@ -40,11 +40,13 @@ class ChunkShape:
         length: tokens of each of its prompts, padding included.
         reach: positions that it looks at.
         start: its first position, where the pass is for this one alone.
+        ends: whether the logits of its last tokens are wanted.
     """
 
     length: int
     reach: int
     start: int | None
+    ends: bool = False
 
     def part(self, cells: Cells, positions: mx.array, shapes: Shapes) -> Prompting:
         """The chunk as part of a pass."""
@@ -131,6 +133,7 @@ class Flat:
         work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]],
         *,
         in_parts: bool = False,
+        ends: Collection[int] = (),
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """The next token of every decoding row, and chunks of prompts: in one pass, or each apart (see `shapes`).
 
@@ -138,13 +141,15 @@ class Flat:
             tokens: (width,), or None where nobody decodes.
             work: for each group, the next ids of each of its rows; rows that have no more bring fewer.
             in_parts: whether layers of a chunk are computed one after the other: then each gets more room when it is its turn.
+            ends: groups, by their places in `work`, whose chunks are of equal lengths and bring the prompts' last tokens: their
+                logits are wanted, too. Not where chunks are passes of their own.
 
         Returns:
-            The logits, (width, vocabulary), and what must be evaluated besides them: that of decoding rows, then each layer
-            of each chunk.
+            The logits, (width, vocabulary), then those of `ends`, a row each; and what must be evaluated besides them: that
+            of decoding rows, then each layer of each chunk.
         """
         if not self._shapes.apart:
-            return self._run(tokens, work)
+            return self._run(tokens, work, ends=ends)
         logits, rest = self._run(tokens, []) if tokens is not None else (None, [[]])
         for each in work:
             rest += self._run(None, [each], in_parts=in_parts)[1][1:]
@@ -166,6 +171,7 @@ class Flat:
         work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]],
         *,
         in_parts: bool = False,
+        ends: Collection[int] = (),
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """One pass."""
         shelves = self._shelves if tokens is not None else []
@@ -173,7 +179,7 @@ class Flat:
             shelf.make_room(self._shapes)
         cells = [(shelf.cells.keys, shelf.cells.values) for shelf in shelves]
         at_once = self._any_at_once(shelves, [(prompt, max(map(len, rows))) for prompt, rows in work])
-        shapes, chunks = self._chunks(work, in_parts=in_parts)
+        shapes, chunks = self._chunks(work, in_parts=in_parts, ends=ends)
         if self._shapes.apart:
             self._set_off(tokens, shelves, [] if in_parts else work)
         key = (
@@ -289,17 +295,21 @@ class Flat:
         return _cut_out(prompt.cells, row, start, end or prompt.done)
 
     def _chunks(
-        self, work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]], *, in_parts: bool
+        self,
+        work: Sequence[tuple[FlatPrompt, Sequence[Sequence[int]]]],
+        *,
+        in_parts: bool,
+        ends: Collection[int],
     ) -> tuple[tuple[ChunkShape, ...], list[Any]]:
         """The shapes of chunks of prompts, and their arrays: ids, positions, keys and values."""
         shapes, chunks = [], []
-        for prompt, rows in work:
+        for place, (prompt, rows) in enumerate(work):
             length = self._shapes.chunk(max(map(len, rows)), prompt.done)
             reach = self._shapes.reach(prompt.done + length)
             if prompt.cells.capacity < reach:
                 prompt.cells.stretch(reach, lazily=in_parts)
             fixed = not self._shapes.padded or reach == length
-            shapes.append(ChunkShape(length, reach, prompt.done if fixed else None))
+            shapes.append(ChunkShape(length, reach, prompt.done if fixed else None, place in ends))
             ids = mx.array([[*row, *([0] * (length - len(row)))] for row in rows], dtype=mx.uint32)
             positions = mx.array(list(range(prompt.done, prompt.done + length)), dtype=mx.int32)
             chunks.append((ids, positions, prompt.cells.keys, prompt.cells.values))
@@ -337,19 +347,24 @@ class Flat:
             for (keys, values), offset in zip(cells, offsets, strict=True)
         ]
         prompts, ids, places = [], [] if tokens is None else [tokens], list(offsets)
+        row = width = sum(shelf.rows for shelf in shelves)
+        lasts: list[int] = []
         for shape, (rows, positions, keys, values) in zip(shapes, chunks, strict=True):
             prompts.append(shape.part(Cells(keys, values), positions, self._shapes))
+            last = range(row + shape.length - 1, row + rows.size, shape.length)
+            lasts += last if shape.ends else ()
+            row += rows.size
             ids.append(rows.reshape(-1))
             places.append(mx.broadcast_to(positions, rows.shape).reshape(-1))
-        width = sum(shelf.rows for shelf in shelves)
         logits = self._adapted.forward(
             [*shelves, *prompts],
             tokens=mx.concatenate(ids),
             offsets=mx.concatenate(places),
             rows=width,
+            more=lasts,
         )
         after = [[(part.cells.keys, part.cells.values) for part in parts] for parts in (shelves, prompts)]
-        return [logits] if width else [], *after
+        return [logits] if width or lasts else [], *after
 
 
 def _taken_from_prompts(plans: Sequence[Any]) -> list[list[tuple[Cells, int, int]]]:

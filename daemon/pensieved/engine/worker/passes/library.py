@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from pensieved.engine.worker.loading import UnloadableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from pensieved.engine.worker.running import Snapshot
 
@@ -68,9 +68,10 @@ class Library:
         work: Sequence[tuple[LibraryPrompt, Sequence[Sequence[int]]]],
         *,
         in_parts: bool = False,
+        ends: Collection[int] = (),
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
-        """See `Flat.run`; the rows of a group bring equally many ids."""
-        del in_parts  # mlx-lm's caches have room for more than they are asked
+        """See `Flat.run`; the rows of a group bring equally many ids, and never their last."""
+        del in_parts, ends  # mlx-lm's caches have room for more than they are asked
         logits = None
         if tokens is not None:
             logits = self._model(tokens[:, None], cache=self._caches)[:, -1]

@@ -10,6 +10,8 @@ This fits models whose caches are all plain KV caches. Whether it fits a given o
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 import mlx.core as mx
@@ -23,7 +25,7 @@ from pensieved.engine.worker.passes.kernels import attention
 from pensieved.engine.worker.passes.modules import replace_function
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pensieved.engine.worker.passes.shapes import Shapes
     from pensieved.engine.worker.passes.shelf import Cells
@@ -189,25 +191,40 @@ def _attention(  # noqa: PLR0917  mlx-lm's own signature
 
 
 class Narrowing:
-    """Has the head of a model work on the first rows only: a prompt's logits are of no use.
+    """Has the head of a model work on some rows only: the logits of most of a prompt are of no use.
 
     The backbone (`model.model` in mlx-lm's models) is made an instance of a subclass of its class; where there is none,
-    the head computes for all rows, which is merely slower.
+    the head computes for all rows, which is merely slower. A pass that pauses has rows of its own, as greenlets have contexts.
     """
 
     def __init__(self, model: Any) -> None:
-        self.rows: int | None = None
+        self._rows: ContextVar[slice | mx.array | None] = ContextVar(
+            "rows that the head works on", default=None
+        )
         outer = getattr(model, "language_model", model)
         backbone = getattr(outer, "model", None)
         if backbone is not None and callable(backbone):
             backbone.__class__ = self._subclass(type(backbone))
 
+    @contextmanager
+    def to(self, rows: slice | mx.array) -> Iterator[Callable[[mx.array], mx.array]]:
+        """In here the head works on these rows; what this gives takes them from its logits, if it did not know how."""
+        before = self._rows.set(rows)
+        try:
+            yield lambda logits: logits if self._rows.get() is None else logits[rows]
+        finally:
+            self._rows.reset(before)
+
     def _subclass(self, backbone: type) -> type:
-        narrowing = self
+        narrowing = self._rows
 
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             out = backbone.__call__(self, *args, **kwargs)
-            return out[: narrowing.rows] if narrowing.rows and isinstance(out, mx.array) else out
+            rows = narrowing.get()
+            if rows is None or not isinstance(out, mx.array):
+                return out
+            narrowing.set(None)  # done
+            return out[rows]
 
         return type(backbone.__name__, (backbone,), {"__call__": call, "__module__": backbone.__module__})
 
@@ -226,20 +243,25 @@ class Adapted:
         self._angles = share_angles(model) if on_cpu() else Angles()
         route_attention(model)
 
-    def forward(self, parts: Sequence[Part], *, tokens: mx.array, offsets: mx.array, rows: int) -> mx.array:
-        """One pass; the logits, (rows, vocabulary), of the first `rows` rows.
+    def forward(
+        self,
+        parts: Sequence[Part],
+        *,
+        tokens: mx.array,
+        offsets: mx.array,
+        rows: int,
+        more: Sequence[int] = (),
+    ) -> mx.array:
+        """One pass; the logits of some rows, (those, vocabulary).
 
         Args:
             parts: to whom the rows belong, in order.
             tokens: ids, (all rows,).
             offsets: position of each, (all rows,).
-            rows: those whose logits are wanted; with 0, the result must not be evaluated.
+            rows: so many of the first ones are wanted,
+            more: and these. If there are none at all, the result must not be evaluated.
         """
-        self._narrowing.rows = rows
-        try:
-            with self._angles.of(offsets):
-                views = [LayerView(layer, parts, offsets) for layer in range(self._layers)]
-                logits = self._model(tokens[:, None], cache=views)
-        finally:
-            self._narrowing.rows = None
-        return logits[:rows, -1]  # type: ignore[no-any-return]
+        wanted = mx.array([*range(rows), *more]) if more else slice(rows or 1)
+        views = [LayerView(layer, parts, offsets) for layer in range(self._layers)]
+        with self._angles.of(offsets), self._narrowing.to(wanted) as narrowed:
+            return narrowed(self._model(tokens[:, None], cache=views))[:, -1]

@@ -39,14 +39,15 @@ class MatrixEmbedding(QuantizedEmbedding):
         return _product(x, self, super().as_linear)
 
 
-def see_matrices(model: Any) -> None:
-    """Let all quantized layers of `model` do so; layers of another class stay as they are."""
+def see_matrices(model: Any) -> bool:
+    """Let all quantized layers of `model` do so; layers of another class stay as they are. Whether weights may be unpacked then."""
     kinds: dict[type, type] = {QuantizedLinear: MatrixLinear, QuantizedEmbedding: MatrixEmbedding}
     quantized = [module for module in model.modules() if type(module) in kinds]
     if quantized and on_cuda():
         qmm.works()  # before it is asked in the midst of a pass
     for module in quantized:
         module.__class__ = kinds[type(module)]
+    return bool(quantized) and on_cuda()
 
 
 def _product(x: mx.array, layer: Any, plain: Callable[[mx.array], mx.array]) -> mx.array:

@@ -14,7 +14,7 @@ from pensieved.engine.worker.passes.quantized import see_matrices
 from pensieved.engine.worker.passes.vectors import see_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import mlx.core as mx
 
@@ -44,6 +44,7 @@ class Runner(Protocol):
         work: Sequence[tuple[Any, Sequence[Sequence[int]]]],
         *,
         in_parts: bool = False,
+        ends: Collection[int] = (),
     ) -> tuple[mx.array | None, list[list[mx.array]]]:
         """See `Flat.run`."""
 
@@ -63,7 +64,7 @@ def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
     Raises:
         UnloadableError: there is none.
     """
-    see_matrices(model)
+    shapes = replace(shapes, unpacks=see_matrices(model))
     if shapes.vectors:
         see_vectors(model)
     if on_x86():
@@ -72,4 +73,4 @@ def runner_for(model: Any, shapes: Shapes) -> tuple[Runner, Shapes]:
     flat = flat_for(model, shapes)
     if flat is not None:
         return flat, shapes
-    return Library(model), replace(shapes, padded=False, slack=0)
+    return Library(model), replace(shapes, padded=False, slack=0, answering=False)

@@ -56,6 +56,11 @@ class Shapes:
         many: tokens of prompts from which on a pass is computed while it is being made, however few scores they have.
         pausing: most tokens of a pass that is, of prompts alone: it pauses for those who decode. Longer ones would take more time
             for each token: half of the scores among themselves are of what a token must not see.
+        answering: whether a prompt's last token is computed with those before it where there is room, so that its own pass gives the
+            answer's first token. Else that token is left to the next decode step, which is a pass more to wait for; but no
+            other pass needs logits then, and where passes are compiled each is one shape less.
+        unpacks: whether weights are unpacked for prompts, a layer's at a time (see `quantized`): what a pass makes and needs no more
+            is much then.
         least: prompt tokens that go along with a decode step at the least. A pass for more rows than those that decode costs a
             CPU something, whatever their number: beside eight streams that step is 100 ms longer with 16 tokens, and 160 with 32.
     """
@@ -76,6 +81,8 @@ class Shapes:
     at_once: int | None = None
     many: int = 32
     pausing: int = 256
+    answering: bool = False
+    unpacks: bool = False
     least: int = 16
 
     def rows(self, count: int) -> int:
@@ -124,6 +131,10 @@ class Shapes:
         """
         return self.reach(known + 1) if self.padded else self.capacity(whole + 1)
 
+    def own(self, prompt: int) -> int:
+        """Tokens of a prompt of so many that its own passes compute at the most; see `answering`."""
+        return prompt if self.answering else prompt - 1
+
     def unlikeness(self, one: int, other: int) -> float:
         """Factor by which rows of `one` and of `other` tokens differ; see `similar`."""
         less, more = sorted((max(self.short, one), max(self.short, other)))
@@ -146,8 +157,8 @@ class Shapes:
         return 1 << (prompts.bit_length() - 1) if self.padded else prompts
 
 
-CPU = Shapes(ahead=2, similar=2, short=128, shelves=8, at_once=1 << 14, least=32)
-METAL = Shapes(compiled=True, slack=16, idle_chunks=2)
+CPU = Shapes(ahead=2, similar=2, short=128, shelves=8, at_once=1 << 14, answering=True, least=32)
+METAL = Shapes(compiled=True, slack=16, idle_chunks=2, answering=True)
 CUDA = Shapes(
     compiled=True,
     doubling=True,

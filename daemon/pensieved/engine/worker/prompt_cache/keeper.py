@@ -165,7 +165,7 @@ class PromptCache:
             if match.here is not None:
                 self._memory.touch(match.here)
             return
-        form, arrays = taken_apart(cut(start), plain=self._known.cuts)
+        form, arrays = taken_apart(cut(start, length) if self._known.cuts else cut(), plain=self._known.cuts)
         nbytes = sum(array.nbytes for array in arrays)
         entry = Entry(tokens, start, form, arrays, nbytes)
         if nbytes > self._memory.budget or not self._known.attach(entry):
