@@ -30,6 +30,7 @@ with the model; caches of requests that ended are larger, of sizes that seldom c
 AHEAD = 256 * 1024**2
 """Bytes of results that are needed no more and not free yet, while a GPU computes prompts, besides those of a CUDA graph. With
 fewer, those who decode wait for their launches: the device has nothing to do meanwhile."""
+
 SELDOM = 1.0
 """Seconds for which a CUDA driver's answer holds at the least."""
 SHARE_ASKING = 0.001
