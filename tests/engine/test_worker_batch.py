@@ -197,26 +197,16 @@ def test_the_cache_is_hardly_larger_than_what_it_holds(llama):
     assert held
 
 
-def test_nothing_is_computed_behind_a_last_token_that_is_known_to_be_the_last(llama):
-    batch = batch_of(llama)
+@pytest.mark.parametrize(("answering", "steps"), [(True, 1), (False, 2)])
+def test_nothing_is_computed_behind_a_last_token_that_is_known_to_be_the_last(llama, answering, steps):
+    batch = batch_of(llama, replace(CPU, answering=answering))
     passes, run_pass = [], batch._runner.run
     batch._runner.run = lambda tokens, work, **more: (
         passes.append((tokens is not None, bool(work))) or run_pass(tokens, work, **more)
     )
     submit(batch, 1, prompts([20])[0], tokens=2)
     assert len(run(batch)[1]) == 2
-    assert passes == [(False, True), (True, False)]
-
-
-def test_where_prompts_leave_their_last_token_a_pass_more_is_computed(llama):
-    batch = batch_of(llama, replace(CPU, answering=False))
-    passes, run_pass = [], batch._runner.run
-    batch._runner.run = lambda tokens, work, **more: (
-        passes.append((tokens is not None, bool(work))) or run_pass(tokens, work, **more)
-    )
-    submit(batch, 1, prompts([20])[0], tokens=2)
-    assert len(run(batch)[1]) == 2
-    assert passes == [(False, True), (True, False), (True, False)]
+    assert passes == [(False, True), *[(True, False)] * steps]
 
 
 @pytest.mark.parametrize("policy", ["exact", "metal"])

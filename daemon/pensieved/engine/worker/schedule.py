@@ -173,11 +173,8 @@ class Schedule:
             return logits, results
         width = start = 0 if inputs is None else inputs.size
         for group in (planned[place][0] for place in ends):
-            choose_first(group.rows, logits[start : start + len(group.rows)])
+            results[0] += choose_first(group.rows, logits[start : start + len(group.rows)])
             start += len(group.rows)
-            for row in group.rows:
-                if row.first is not None:
-                    results[0] += [row.first[0], *row.first[1].values()]
         return (logits[:width] if width else None), results
 
     def _set_off(self, waiting: int) -> Chosen | None:

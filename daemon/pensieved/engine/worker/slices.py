@@ -53,7 +53,7 @@ class Pausing:
     @property
     def ends(self) -> bool:
         """Whether it computes all its prompts to their ends."""
-        return all(group.left <= length for group, length in self.planned)
+        return _end(self.planned)
 
     def dropped(self) -> bool:
         """Whether nobody waits for it any more; what it holds is let go of then."""
@@ -97,15 +97,17 @@ class Slices:
     @property
     def begins_and_ends(self) -> bool:
         """Whether it is all that its prompts have to be computed."""
-        return all(
-            group.done == group.rows[0].cached and group.left <= length for group, length in self.planned
-        )
+        return _end(self.planned) and all(group.done == group.rows[0].cached for group, _ in self.planned)
 
     def take(self, *, everything: bool) -> tuple[list[Sequence[mx.array]], float]:
         """What to compute next: a part, or all that is left; and which share of the pass that is."""
         count = len(self._left) if everything else self._each
         taken, self._left = self._left[:count], self._left[count:]
         return taken, len(taken) / self._all
+
+
+def _end(planned: Sequence[tuple[Group, int]]) -> bool:
+    return all(group.left <= length for group, length in planned)
 
 
 def _in_vain(planned: Sequence[tuple[Group, int]]) -> bool:

@@ -83,13 +83,14 @@ class Chooser:
         return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
 
 
-def choose_first(rows: Sequence[Running], logits: mx.array) -> None:
-    """Choose the first tokens of answers, if the logits, (rows, vocabulary), are those of the prompts' last tokens."""
+def choose_first(rows: Sequence[Running], logits: mx.array) -> list[mx.array]:
+    """Choose the first tokens of answers by the logits, (rows, vocabulary), of the prompts' last tokens; what is to be evaluated for them."""
     inputs = mx.array([row.prompt[-1] for row in rows], dtype=mx.uint32)
     tokens, asked = Chooser(rows, range(len(rows)), len(rows)).choose(logits, inputs)
     for place, row in enumerate(rows):
         mine = {row.request: asked[row.request]} if row.request in asked else {}
         row.first = tokens[place : place + 1], mine
+    return [tokens, *asked.values()]
 
 
 def normalised(logits: mx.array) -> mx.array:
