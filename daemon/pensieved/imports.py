@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 _NAMED = ("transformers", "transformers.tokenization_utils_base", "huggingface_hub")
 _REMEMBER = {"ssl": ("http.client", "urllib.request")}
 """Standard modules that look for another once, when they are imported, and have less in them without it."""
+OPENSSL = ("ssl", "_hashlib")
+"""What brings OpenSSL, for `without`: 4 MB, and a part of a start. `hashlib` then has CPython's digests, slow for gigabytes."""
+_SHA2 = ("_sha2",) if sys.version_info >= (3, 12) else ("_sha256", "_sha512")
+_INSTEAD = {"_hashlib": ("_blake2", "_md5", "_sha1", *_SHA2, "_sha3")}
+"""Modules that must be there for another to be left out: some systems build CPython without digests of its own."""
 _FRAMEWORKS = ("torch", "tensorflow", "jax", "flax")
 
 
@@ -39,7 +45,8 @@ def without(*names: str) -> Iterator[None]:
     For what a library uses where it is there, and its user does not need. Whoever imports `_REMEMBER`'s modules later gets
     whole ones: libraries that need those were not imported in here.
     """
-    absent = [name for name in names if name not in sys.modules]
+    unknown = [name for name in names if name not in sys.modules]
+    absent = [name for name in unknown if all(map(find_spec, _INSTEAD.get(name, ())))]
     halved = {each for name in absent for each in _REMEMBER.get(name, ())} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: the documented way to stop an import
     try:

@@ -84,3 +84,35 @@ from http.client import HTTPSConnection
 print(without_ssl.Request("http://127.0.0.1/").host)
 """
     assert run(code, tmp_path).stdout.split() == ["False", "False", "127.0.0.1"]
+
+
+DIGESTS = """
+import hashlib, hmac
+print(hashlib.sha256(b"abc").hexdigest(), hmac.new(b"key", b"abc", "sha256").hexdigest())
+"""
+
+
+def test_a_daemon_goes_without_openssl_and_hashes_all_the_same(tmp_path):
+    code = """
+import sys
+from pensieved.cli.app import application
+from pensieved.imports import OPENSSL, without
+application(["run"])
+with without(*OPENSSL):
+    import pensieved.cli.front
+"""
+    done = run(code + DIGESTS + "print('_ssl' in sys.modules, '_hashlib' in sys.modules)", tmp_path)
+    *digests, ssl, openssl = done.stdout.split()
+    assert [ssl, openssl] == ["False", "False"], done.stderr
+    assert digests == run("import _hashlib" + DIGESTS, tmp_path).stdout.split()
+
+
+def test_openssl_stays_where_cpython_has_no_digests_of_its_own(tmp_path):
+    code = """
+import pensieved.imports as imports
+imports._INSTEAD["_hashlib"] = ("_no_such_digest",)
+with imports.without(*imports.OPENSSL):
+    import hashlib
+print("_hashlib" in __import__("sys").modules)
+"""
+    assert run(code, tmp_path).stdout.strip() == "True"

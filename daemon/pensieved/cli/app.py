@@ -15,7 +15,7 @@ import typer
 
 from pensieved import __version__
 from pensieved.errors import PensievedError
-from pensieved.imports import uncollected, without
+from pensieved.imports import OPENSSL, uncollected, without
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,9 +47,10 @@ class _Command:
 _AGENT = "Agent (launchd)"
 # For a command whose further arguments are somebody else's.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-# What structlog would import for tracebacks that we never print (they show local variables, prompts among them), and asyncio,
-# which nobody here uses, for connections: 5 MB for as long as the daemon runs, and part of the time until the port is up.
-_UNUSED_BY_A_DAEMON = ("rich", "ssl")
+# What structlog would import for tracebacks that we never print (they show local variables, prompts among them) and for threads
+# that we do not have; and OpenSSL, which asyncio, that nobody here uses, wants for connections, and hashlib for what is long:
+# 9 MB for as long as the daemon runs, and part of the time until the port is up.
+_UNUSED_BY_A_DAEMON = ("rich", "greenlet", *OPENSSL)
 _COMMANDS = (
     _Command("run", "run", without=_UNUSED_BY_A_DAEMON),
     _Command("claude", "claude", context=_PASSED_ON),

@@ -18,7 +18,7 @@ from pensieved.errors import PensievedError
 from pensieved.http.activation import copies, inherited_sockets
 from pensieved.http.door import check_exposure
 from pensieved.http.listen import bind
-from pensieved.imports import uncollected, without
+from pensieved.imports import OPENSSL, uncollected, without
 from pensieved.logs import configure_logging
 from pensieved.models.source import parse_source
 from pensieved.settings import Settings
@@ -82,7 +82,7 @@ def serve(
     daemon.configuration.subscribe(_Relog(settings.logging))
     daemon.prestart()
     try:
-        with uncollected(), without("ssl"):  # as in `app`; falcon names an HTTP client's types
+        with uncollected(), without(*OPENSSL):  # as in `app`; falcon names an HTTP client's types
             from pensieved.cli.front import serve_until_signal  # noqa: PLC0415  after the engine began to import MLX
 
         serve_until_signal(daemon, listeners)

@@ -37,6 +37,7 @@ from pensieved.engine.worker.choosing.grammar import Grammars
 from pensieved.engine.worker.loading import UnloadableError, load_model, use_device, weight_bytes
 from pensieved.engine.worker.memory.device import bound_reuse, device_memory
 from pensieved.engine.worker.memory.guard import Guard
+from pensieved.engine.worker.memory.rest import Rest
 from pensieved.engine.worker.prompt_cache.build import prompt_cache
 from pensieved.engine.worker.prompt_cache.forms import is_plain
 from pensieved.engine.worker.refusal import RefusedRequestError
@@ -102,6 +103,7 @@ def _load(link: Link, load: Load) -> tuple[Batch, PromptCache | None, WarmUp]:
 def _serve(link: Link, batch: Batch, keeper: PromptCache | None, warm_up: WarmUp) -> NoReturn:
     beaten = 0.0
     closed, busy = False, True
+    rest = Rest()
     while True:
         patience = 0.0 if busy else HEARTBEAT
         while (frame := link.receive(patience)) is not None:
@@ -121,6 +123,7 @@ def _serve(link: Link, batch: Batch, keeper: PromptCache | None, warm_up: WarmUp
             link.send(Heartbeat(len(batch), *held, kept, memory, batch.speculation))
             beaten, closed = now, memory.closed
         busy |= keeper is not None and keeper.write_on()
+        rest.look(busy=busy)
 
 
 def _warm(link: Link, batch: Batch, warm_up: WarmUp) -> bool:
