@@ -1,7 +1,8 @@
 """Part `fair`: eight streams run while a ninth client brings a long prompt.
 
 Gaps between tokens of the eight are told apart by when they ended: before the ninth came, until its first token, and
-after. `work_kept` asks whether the two kinds of work cost each other anything: the seconds that the prompt takes by
+after. A prompt that is over within a few steps comes several times, anew: the 99th percentile of a hundred gaps is the worst
+of them. `work_kept` asks whether the two kinds of work cost each other anything: the seconds that the prompt takes by
 itself and the tokens of the eight take by themselves, over the seconds that both took together. 1 means nothing was
 lost; the eight must of course get slower, since the prompt is work. What each takes by itself is seen before and after
 that, since machines are noisy, and the eight are at different places of their answers all the while: each asks anew once
@@ -24,6 +25,8 @@ from bench.process import ContestantError
 from bench.prompts import long_text, story
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bench.plan import Plan
     from bench.result import Result
     from bench.servers import Server
@@ -34,6 +37,9 @@ _STREAM_TOKENS = 256
 _SETTLED = 128  # tokens of each stream after which they count as running
 _GAPS = 256  # of each stream, before the ninth comes and again after it: so that each asks anew once
 _QUICK_GAPS = 8
+_ENOUGH = 1000  # gaps of all streams while the ninth waits, so that a step more or less is not their 99th percentile
+_MOST_VISITS = 12  # of the ninth
+_BETWEEN = 40  # tokens of each stream from one visit to the next: the eight are at other places of their answers then
 _AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
 _ONCE_ABOVE = 120.0  # seconds: one this long is not timed again after the eight
 
@@ -87,11 +93,10 @@ async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: An
     length = min(plan.long_prompt, context - 128)
     alone = await _alone(server, tokenizer, f"{plan.seed}/fair/alone", length)
     eight = _Eight(server, f"{plan.seed}/fair/eight")
-    gaps = (1, _QUICK_GAPS) if plan.quick else (_SETTLED, _GAPS)
+    gaps = (1, _QUICK_GAPS, 1) if plan.quick else (_SETTLED, _GAPS, _ENOUGH)
     streams = asyncio.gather(*(eight.stream(place) for place in range(STREAMS)))
-    script = asyncio.create_task(
-        _script(server, eight, gaps, _long(tokenizer, f"{plan.seed}/fair/ninth", length))
-    )
+    prompts = (_long(tokenizer, f"{plan.seed}/fair/ninth/{visit}", length) for visit in range(_MOST_VISITS))
+    script = asyncio.create_task(_script(server, eight, gaps, prompts))
     try:
         await asyncio.wait([streams, script], return_when=asyncio.FIRST_COMPLETED)
         if streams.done():
@@ -108,38 +113,63 @@ async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: An
     result.add("fair", server.contestant.name, 0, **figures)
 
 
-async def _script(server: Server, eight: _Eight, gaps: tuple[int, int], request: Request) -> dict[str, Any]:
-    """Gaps are those of each stream until they count as running, and then before the ninth comes and after it was answered."""
-    settling, watched = gaps
+async def _script(
+    server: Server, eight: _Eight, gaps: tuple[int, int, int], prompts: Iterator[Request]
+) -> dict[str, Any]:
+    """Gaps are those of each stream until they count as running, and then before the ninth comes and after it was answered.
+
+    The last number is that of all streams' gaps for which the ninth comes again. Times and tokens are those of a visit, on
+    average.
+    """
+    settling, watched, enough = gaps
     await eight.until_each_has(settling, 0.0)
     settled = time.perf_counter()
     await eight.until_each_has(watched, settled)
+    visits = [await _visit(server, next(prompts))]
+    while sum(len(eight.gaps(visit.came, visit.first)) for visit in visits) < enough:
+        if (prompt := next(prompts, None)) is None:
+            break
+        await eight.until_each_has(_BETWEEN, visits[-1].ended)
+        visits.append(await _visit(server, prompt))
+    came, ended = visits[0].came, visits[-1].ended
+    await eight.until_each_has(watched, ended)
+    end = time.perf_counter()
+    during = [gap for visit in visits for gap in eight.gaps(visit.came, visit.first)]
+    return {
+        "before": spread(eight.gaps(settled, came)),
+        "during": spread(during),
+        "after": spread(eight.gaps(ended, end)),
+        "rate_before": rounded(eight.count(settled, came) / (came - settled)),
+        "rate_after": rounded(eight.count(ended, end) / (end - ended)),
+        "visits": len(visits),
+        "tokens_during": sum(eight.count(visit.came, visit.first) for visit in visits) / len(visits),
+        "together": rounded(sum(visit.first - visit.came for visit in visits) / len(visits)),
+        "long_prompt": visits[0].answer.prompt_tokens,
+        "long_prompt_cached": max(visit.answer.cached_tokens for visit in visits),
+    }
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """When the ninth came, had its first token, and was answered."""
+
+    came: float
+    first: float
+    ended: float
+    answer: Answer
+
+
+async def _visit(server: Server, request: Request) -> _Visit:
     came, first = time.perf_counter(), 0.0
 
     def on_text() -> None:
         nonlocal first
         first = first or time.perf_counter()
 
-    ninth = await ask(server.target(), request, on_text)
-    first, ended = first or time.perf_counter(), time.perf_counter()
-    await eight.until_each_has(watched, ended)
-    end = time.perf_counter()
-    return {
-        "before": spread(eight.gaps(settled, came)),
-        "during": spread(eight.gaps(came, first)),
-        "after": spread(eight.gaps(ended, end)),
-        "rate_before": rounded(eight.count(settled, came) / (came - settled)),
-        "rate_after": rounded(eight.count(ended, end) / (end - ended)),
-        "tokens_during": eight.count(came, first),
-        "together": rounded(first - came),
-        **_of(ninth),
-    }
-
-
-def _of(ninth: Answer) -> dict[str, Any]:
-    if ninth.fault():
-        raise ContestantError(f"the ninth client was not answered: {ninth.fault()}")
-    return {"long_prompt": ninth.prompt_tokens, "long_prompt_cached": ninth.cached_tokens}
+    answer = await ask(server.target(), request, on_text)
+    if answer.fault():
+        raise ContestantError(f"the ninth client was not answered: {answer.fault()}")
+    return _Visit(came, first or time.perf_counter(), time.perf_counter(), answer)
 
 
 def kept(figures: dict[str, Any]) -> float:

@@ -24,7 +24,8 @@ BEGIN, END = (
 _PAGE = Path("docs", "benchmarks.md")
 _WAVES = "Each wave begins when the last has ended; every prompt is new."
 _FAIR = """\
-Gaps between tokens of the eight. *Work kept*: the time that the prompt alone and the eight streams alone would have
+Gaps between tokens of the eight. Where the prompt is over within a few steps it comes several times, and its times are
+means. *Work kept*: the time that the prompt alone and the eight streams alone would have
 taken, over the time they took together."""
 _TURNS = "Prompt tokens as each server counts them, and how many it took from its cache."
 _PREFIX = "The first user, then eight others, four at a time."

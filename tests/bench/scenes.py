@@ -38,6 +38,7 @@ def fair(result: Result) -> str:
             [
                 each["contestant"],
                 str(each["long_prompt"]),
+                str(each.get("visits", 1)),
                 *(ms(gaps[share]) for gaps in (before, during) for share in ("p50", "p99")),
                 number(ratio(during["p99"], during["p50"]), digits=2),
                 number(ratio(during["p99"], before["p50"]), digits=2),
@@ -50,6 +51,7 @@ def fair(result: Result) -> str:
         *(
             "",
             "prompt",
+            "times",
             "before, p50 ms",
             "p99 ms",
             "during, p50 ms",
