@@ -39,6 +39,9 @@ _GAPS = 256  # of each stream, before the ninth comes and again after it: so tha
 _QUICK_GAPS = 8
 _ENOUGH = 1000  # gaps of all streams while the ninth waits, so that a step more or less is not their 99th percentile
 _MOST_VISITS = 12  # of the ninth
+_LONG_ENOUGH = (
+    30.0  # seconds of all visits, after which the ninth does not come again, however few gaps there were
+)
 _BETWEEN = 40  # tokens of each stream from one visit to the next: the eight are at other places of their answers then
 _AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
 _ONCE_ABOVE = 120.0  # seconds: one this long is not timed again after the eight
@@ -126,9 +129,11 @@ async def _script(
     settled = time.perf_counter()
     await eight.until_each_has(watched, settled)
     visits = [await _visit(server, next(prompts))]
-    while sum(len(eight.gaps(visit.came, visit.first)) for visit in visits) < enough:
-        if (prompt := next(prompts, None)) is None:
-            break
+    while (
+        sum(len(eight.gaps(visit.came, visit.first)) for visit in visits) < enough
+        and sum(visit.first - visit.came for visit in visits) < _LONG_ENOUGH
+        and (prompt := next(prompts, None)) is not None
+    ):
         await eight.until_each_has(_BETWEEN, visits[-1].ended)
         visits.append(await _visit(server, prompt))
     came, ended = visits[0].came, visits[-1].ended

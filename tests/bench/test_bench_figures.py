@@ -1,8 +1,10 @@
 """Figures that would be believed if they were wrong."""
 
+import asyncio
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import fair, prompts
+from bench.dialects import Answer, Request
 from bench.figures import middle, quantile, ratio, spread
 from support import tiny
 
@@ -70,3 +73,26 @@ def test_work_is_kept_when_both_take_as_long_together_as_one_after_the_other():
     assert fair.kept(figures) == 1.0
     assert fair.kept({**figures, "together": 10.0}) == 0.5
     assert fair.kept({**figures, "rate_before": 7.5, "rate_after": 15.0}) == 1.0  # 4 and 2 seconds
+
+
+@pytest.mark.parametrize(("long_enough", "visits"), [(60.0, 3), (0.0, 1)])
+def test_a_prompt_comes_again_until_there_are_enough_gaps_but_a_long_one_does_not(
+    monkeypatch, long_enough, visits
+):
+    async def ask(_target, _request, on_text):
+        await asyncio.sleep(0.001)
+        on_text()
+        return Answer(complete=True, output_tokens=1, prompt_tokens=50, cached_tokens=2)
+
+    async def at_once(_gaps, _since):
+        await asyncio.sleep(0)
+
+    eight = fair._Eight(SimpleNamespace(target=lambda: None), "seed")
+    monkeypatch.setattr(eight, "until_each_has", at_once)
+    monkeypatch.setattr(eight, "gaps", lambda begin, end: [0.1, 0.2])
+    monkeypatch.setattr(fair, "ask", ask)
+    monkeypatch.setattr(fair, "_LONG_ENOUGH", long_enough)
+    prompts_ = iter([Request(messages=("long",), tokens=1)] * 9)
+    figures = asyncio.run(fair._script(eight.server, eight, (0, 0, 6), prompts_))
+    assert (figures["visits"], figures["during"]["n"]) == (visits, 2 * visits)
+    assert (figures["long_prompt"], figures["long_prompt_cached"]) == (50, 2)
