@@ -128,18 +128,17 @@ async def _script(
     await eight.until_each_has(settling, 0.0)
     settled = time.perf_counter()
     await eight.until_each_has(watched, settled)
-    visits = [await _visit(server, next(prompts))]
-    while (
-        sum(len(eight.gaps(visit.came, visit.first)) for visit in visits) < enough
-        and sum(visit.first - visit.came for visit in visits) < _LONG_ENOUGH
-        and (prompt := next(prompts, None)) is not None
-    ):
-        await eight.until_each_has(_BETWEEN, visits[-1].ended)
-        visits.append(await _visit(server, prompt))
+    visits: list[_Visit] = []
+    during: list[float] = []
+    for prompt in prompts:
+        visits.append(visit := await _visit(server, prompt))
+        during += eight.gaps(visit.came, visit.first)
+        if len(during) >= enough or sum(each.waited for each in visits) >= _LONG_ENOUGH:
+            break
+        await eight.until_each_has(_BETWEEN, visit.ended)
     came, ended = visits[0].came, visits[-1].ended
     await eight.until_each_has(watched, ended)
     end = time.perf_counter()
-    during = [gap for visit in visits for gap in eight.gaps(visit.came, visit.first)]
     return {
         "before": spread(eight.gaps(settled, came)),
         "during": spread(during),
@@ -148,7 +147,7 @@ async def _script(
         "rate_after": rounded(eight.count(ended, end) / (end - ended)),
         "visits": len(visits),
         "tokens_during": sum(eight.count(visit.came, visit.first) for visit in visits) / len(visits),
-        "together": rounded(sum(visit.first - visit.came for visit in visits) / len(visits)),
+        "together": rounded(sum(visit.waited for visit in visits) / len(visits)),
         "long_prompt": visits[0].answer.prompt_tokens,
         "long_prompt_cached": max(visit.answer.cached_tokens for visit in visits),
     }
@@ -162,6 +161,11 @@ class _Visit:
     first: float
     ended: float
     answer: Answer
+
+    @property
+    def waited(self) -> float:
+        """Seconds until it had something."""
+        return self.first - self.came
 
 
 async def _visit(server: Server, request: Request) -> _Visit:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from pensieved import machine
 from pensieved.engine.protocol import Sampling, Submit
-from pensieved.engine.worker.memory.device import little_ahead
+from pensieved.engine.worker.memory.device import give_back, little_ahead
 from pensieved.engine.worker.passes.shapes import CHUNKS, PLAIN
 from pensieved.engine.worker.prefill import MOST_TOGETHER
 
@@ -122,8 +121,7 @@ class WarmUp:
         """The next of them, if there is one; else what they all left behind is given back."""
         if next(pieces, pieces) is None:
             return False
-        mx.clear_cache()
-        machine.give_back()
+        give_back()
         return True
 
     def leave_off(self) -> None:

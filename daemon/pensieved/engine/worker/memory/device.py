@@ -155,6 +155,12 @@ def little_ahead(layers: Sequence[Sequence[mx.array]], *, closely: bool = False)
         mx.set_memory_limit(before)
 
 
+def give_back() -> None:
+    """What MLX and the C library keep of freed memory goes back to the system."""
+    mx.clear_cache()
+    machine.give_back()
+
+
 def bound_reuse(weights: int) -> None:
     """Bound what MLX keeps in freed buffers, beside weights of so many bytes; a lower bound of its own stays."""
     limit = max(LEAST_REUSED, min(MOST_REUSED, weights // SHARE_REUSED))

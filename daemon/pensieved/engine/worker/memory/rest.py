@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 
-import mlx.core as mx
-
-from pensieved import machine
+from pensieved.engine.worker.memory.device import give_back
 from pensieved.engine.worker.passes.kernels.device import on_cuda
 
 REST = 10.0
@@ -24,14 +22,13 @@ class Rest:
     """
 
     def __init__(self) -> None:
-        self._worked = time.monotonic()
-        self._holds = not on_cuda()
+        self._worked, self._holds = time.monotonic(), True
 
     def look(self, *, busy: bool) -> None:
         """Tell it whether there is anything to do now; call it at least every second."""
         if busy:
-            self._worked, self._holds = time.monotonic(), not on_cuda()
+            self._worked, self._holds = time.monotonic(), True
         elif self._holds and time.monotonic() - self._worked >= REST:
-            mx.clear_cache()
-            machine.give_back()
             self._holds = False
+            if not on_cuda():
+                give_back()
