@@ -12,6 +12,7 @@ from mlx_lm.models.cache import KVCache
 from pensieved.engine.protocol import FinishReason, Sampling, Submit
 from pensieved.engine.worker import warming
 from pensieved.engine.worker.batch import Batch
+from pensieved.engine.worker.memory import device
 from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.passes.library import Library
 from pensieved.engine.worker.passes.onepass import Narrowing
@@ -496,7 +497,12 @@ def test_once_all_is_met_what_that_took_is_given_back_and_no_more_is_done(monkey
     monkeypatch.setattr(warming, "LATER", 64)
     monkeypatch.setattr(warming, "QUIET", 0.0)
     warm_up, given = warming.WarmUp(batch_of(llama, CUDA), GPU), []
-    monkeypatch.setattr(warming.machine, "give_back", lambda: given.append(warm_up.warm))
+
+    def give_back():
+        given.append(warm_up.warm)
+        device.give_back()
+
+    monkeypatch.setattr(warming, "give_back", give_back)
     while warm_up.go_on():
         pass
     assert given == [False, True]
