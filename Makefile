@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 PACKAGE := .$(if $(EXTRA),[$(EXTRA)])
+# Tests wait for processes half of their time: two at once, each beginning at an end of the list, since neighbours share what they start.
+TOGETHER := -n 2 --dist worksteal
 
 .PHONY: run test test-fast fuzz check format docs bench bench-page install dev clean
 
@@ -11,10 +13,10 @@ run: install  ## Serve the starter model in the foreground.
 	$(BIN)/pensieved run $(ARGS)
 
 test: dev  ## Every test, the slow ones with the real model included.
-	$(BIN)/pytest
+	$(BIN)/pytest $(TOGETHER)
 
 test-fast: dev  ## The tests that need seconds.
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(TOGETHER) -m "not slow"
 
 fuzz: dev  ## 10,000 requests made from the OpenAPI document; FUZZ="--url URL" for a running daemon.
 	PYTHONPATH=tests $(BIN)/python -m support.fuzz --requests 10000 $(FUZZ)

@@ -68,8 +68,13 @@ class Run:
 
     async def _parts(self, each: Contestant) -> None:
         plan, result, log = self.plan, self.result, self._log(each)
-        if "waves" in plan.parts:
-            await self._served("waves", each, lambda server: levels.measure_waves(server, plan, result))
+        for round_ in range(plan.rounds if "waves" in plan.parts else 0):
+            await self._served(
+                "waves",
+                each,
+                lambda server, round_=round_: levels.measure_waves(server, plan, result, round_),
+                round_=round_,
+            )
         if "fair" in plan.parts:
             context = self.setup.context
             await self._served(
@@ -104,14 +109,15 @@ class Run:
         async with running(ceiling, self.setup, self._log(ceiling), f"{self.plan.seed}/soak") as beside:
             await soak.measure_soak(server, self.plan, self.result, beside)
 
-    async def _served(self, part: str, each: Contestant, measure: Any, setup: Setup | None = None) -> None:
+    async def _served(
+        self, part: str, each: Contestant, measure: Any, setup: Setup | None = None, round_: int = 0
+    ) -> None:
         """A part on a server of its own: what one part leaves in caches is nothing to the next."""
 
         async def whole() -> None:
-            async with running(
-                each, setup or self.setup, self._log(each), f"{self.plan.seed}/{part}"
-            ) as server:
-                self.result.add("again", each.name, 0, at=part, **server.started)
+            seed = f"{self.plan.seed}/{round_}/{part}"
+            async with running(each, setup or self.setup, self._log(each), seed) as server:
+                self.result.add("again", each.name, round_, at=part, **server.started)
                 await measure(server)
 
         await self._guarded(part, each, whole())

@@ -39,16 +39,19 @@ async def measure_levels(server: Server, plan: Plan, result: Result, round_: int
             result.add("level", name, round_, concurrency=concurrency, dialect=dialect, **figures, **memory)
 
 
-async def measure_waves(server: Server, plan: Plan, result: Result) -> None:
-    """Right after a start, at each concurrency: a first wave and some more, each begun when the last has ended."""
+async def measure_waves(server: Server, plan: Plan, result: Result, round_: int) -> None:
+    """Right after a start, at each concurrency: a first wave and some more, each begun when the last has ended.
+
+    A first wave of one stream is one request: several starts say what is the server's doing and what is the machine's.
+    """
     for concurrency in plan.levels:
         waves = []
         for place in range(1 + _LATER_WAVES):
-            seed = f"{plan.seed}/wave/{concurrency}/{place}"
+            seed = f"{plan.seed}/{round_}/wave/{concurrency}/{place}"
             waves.append(await _wave(server, seed, concurrency))
         first, later = waves[0], [ttft for wave in waves[1:] for ttft in wave]
         figures = {"first": spread(first), "later": spread(later)}
-        result.add("wave", server.contestant.name, 0, concurrency=concurrency, **figures)
+        result.add("wave", server.contestant.name, round_, concurrency=concurrency, **figures)
 
 
 async def _wave(server: Server, seed: str, concurrency: int) -> list[float]:

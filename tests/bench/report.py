@@ -22,7 +22,9 @@ BEGIN, END = (
     "<!-- End of what `make bench` made. -->",
 )
 _PAGE = Path("docs", "benchmarks.md")
-_WAVES = "Each wave begins when the last has ended; every prompt is new."
+_WAVES = """\
+Each wave begins when the last has ended; every prompt is new. Medians over starts, a start a round; of ratios, each is taken within
+a start."""
 _FAIR = """\
 Gaps between tokens of the eight. Where the prompt is over within a few steps it comes several times, and its times are
 means. *Work kept*: the time that the prompt alone and the eight streams alone would have

@@ -16,17 +16,28 @@ if TYPE_CHECKING:
 
 
 def waves(result: Result) -> str:
-    """TTFT of the first wave after a start, and of later ones."""
+    """TTFT of the first wave after a start, and of later ones: medians over starts, of ratios those within a start."""
+    starts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for each in _ordered(result, "wave"):
+        starts.setdefault((each["contestant"], each["concurrency"]), []).append(each)
     rows = [
         [
-            f"{each['contestant']}, {each['concurrency']}",
-            *(ms(each[when][share]) for when in ("first", "later") for share in ("p50", "p99")),
-            number(ratio(each["first"]["p99"], each["later"]["p99"]), digits=2),
+            f"{name}, {concurrency}",
+            *(
+                ms(middle(each[when][share] for each in found))
+                for when in ("first", "later")
+                for share in ("p50", "p99")
+            ),
+            times([quotient for each in found if (quotient := _first_by_later(each)) is not None]),
         ]
-        for each in _ordered(result, "wave")
+        for (name, concurrency), found in starts.items()
     ]
     head = ["concurrent", "first, p50 ms", "p99 ms", "later, p50 ms", "p99 ms", "p99 first / later"]
     return table(head, rows) if rows else ""
+
+
+def _first_by_later(wave: dict[str, Any]) -> float | None:
+    return ratio(wave["first"]["p99"], wave["later"]["p99"])
 
 
 def fair(result: Result) -> str:

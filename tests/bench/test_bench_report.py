@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import report, result, tables
+from bench import report, result, scenes, tables
 from bench.plan import parse, told
 
 PROCESSES = [
@@ -122,6 +122,21 @@ def test_a_start_that_found_kernels_says_so(small):
 def test_a_later_start_stands_beside_the_first(small):
     small.add("again", "daemon", 0, at="waves", port_up=0.5, first_token=1.5, ready=1.75, processes=PROCESSES)
     assert "| daemon | 0.50 | 2.50 | - | 1.50 | 1.75 | 800 | 800 | 800 | - |" in tables.starts(small)
+
+
+def test_waves_are_medians_over_starts_and_their_ratios_within_one(small):
+    for round_, (first, later) in enumerate([(0.06, 0.05), (0.09, 0.03), (0.04, 0.04)]):
+        each = {
+            name: {"n": 1, "p50": p99 / 2, "p99": p99} for name, p99 in (("first", first), ("later", later))
+        }
+        small.add("wave", "daemon", round_, concurrency=4, **each)
+    assert "| daemon, 4 | 30.0 | 60.0 | 20.0 | 40.0 | 1.20 (1.00 to 3.00) |" in scenes.waves(small)
+
+
+def test_a_wave_that_nobody_answered_has_no_ratio(small):
+    silence = {"n": 0, "p50": None, "p99": None}
+    small.add("wave", "daemon", 0, concurrency=4, first=silence, later={"n": 12, "p50": 0.02, "p99": 0.04})
+    assert "| daemon, 4 | - | - | 20.0 | 40.0 | - |" in scenes.waves(small)
 
 
 def test_every_table_comes_with_its_command(small, tmp_path):
