@@ -30,6 +30,7 @@ def test_since_gives_what_was_added_also_to_a_file_begun_anew(tmp_path):
     assert since(path, 1000, 5) == ["old", "new", "newer"]
 
 
+@pytest.mark.slow
 def test_follow_goes_on_through_rotations(tmp_path):
     log = RotatingStream(LogFile(tmp_path / "x.log", max_size=100, keep=50))
     seen, lines = [], follow(tmp_path / "x.log", 0)

@@ -53,6 +53,7 @@ def test_plain_kv_is_told_to_the_byte(wide):
     assert known.row(63) <= held < 1.1 * known.row(63)
 
 
+@pytest.mark.slow
 def test_a_further_request_takes_no_more_than_a_tenth_beyond_its_kv():
     """At the end of its answer, when all of its room is used, at any moment of its life, copies and scratch included."""
     length, tokens, layers, heads = 104, 24, 24, 4

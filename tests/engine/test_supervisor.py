@@ -17,6 +17,8 @@ from pensieved.errors import EngineError, RequestError, RequestErrorKind, Unsupp
 from support import engines
 from support.engines import Script, engine_config
 
+pytestmark = pytest.mark.slow  # engine processes
+
 STOP = 7
 ELSEWHERE = Path("/model")
 

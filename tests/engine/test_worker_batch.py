@@ -179,6 +179,7 @@ def test_a_long_row_does_not_stretch_the_short_ones(llama, policy):
     assert [answers[number] for number in range(4)] == [long, *short]
 
 
+@pytest.mark.slow
 def test_rows_grow_beyond_their_first_capacity(llama):
     wanted = prompts([50, 60])
     for policy in POLICIES.values():

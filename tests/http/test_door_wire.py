@@ -223,6 +223,7 @@ def test_requests_that_take_long_to_read_leave_threads_for_health(few, monkeypat
     assert few.say().status == 200
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_its_stream(monkeypatch):
     monkeypatch.setattr(channel, "UNREAD_SECONDS", 0.3)
     with running_front(f"{'word ' * 20_000}{END}", context_length=200_000, tokens_per_step=50) as front:

@@ -12,6 +12,8 @@ from pensieved.cli.models import app
 from pensieved.errors import PermanentError, UsageError
 from support import tiny
 
+pytestmark = pytest.mark.slow  # each prepares in a process of its own
+
 REPO = "tiny/llama"
 
 

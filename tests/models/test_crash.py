@@ -20,6 +20,8 @@ from pensieved.models.progress import PrepareStage
 from pensieved.models.wire import encode_line
 from support import tiny
 
+pytestmark = pytest.mark.slow  # each prepares in a process of its own
+
 REPO = "tiny/llama"
 
 
@@ -73,7 +75,6 @@ def run_and_kill(request, delay):
     return process.returncode
 
 
-@pytest.mark.slow
 def test_twenty_kills_at_random_instants(hub, preparing):
     hub.commit(REPO, tiny.llama_files(dtype="float16", num_hidden_layers=8))
     hub.faults.chunk_delay = 0.005

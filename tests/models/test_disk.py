@@ -14,6 +14,8 @@ from pensieved.models.preparer import disk
 from pensieved.models.progress import PrepareStage
 from support import tiny
 
+pytestmark = pytest.mark.slow  # each prepares in a process of its own
+
 MIB = 1024**2
 
 

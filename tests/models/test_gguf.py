@@ -244,6 +244,7 @@ def test_shards_have_an_index(tmp_path):
     assert all(np.array_equal(loaded[name], value) for name, value in arrays.items())
 
 
+@pytest.mark.slow
 def test_a_local_gguf_through_the_whole_chain(preparing, tmp_path):
     config = BASE | {"model_type": "llama", "head_dim": 16}
     model = random_model(config)
@@ -258,6 +259,7 @@ def test_a_local_gguf_through_the_whole_chain(preparing, tmp_path):
     np.testing.assert_allclose(logits(load_model(quantized.path)[0]), logits(model), rtol=0.3, atol=0.3)
 
 
+@pytest.mark.slow
 def test_a_gguf_repository(hub, preparing, tmp_path):
     config = BASE | {"model_type": "llama"}
     weights = weights_of(random_model(config))

@@ -11,6 +11,8 @@ from pensieved.errors import UnsupportedModelError
 from pensieved.models.progress import PrepareStage
 from support import tiny
 
+pytestmark = pytest.mark.slow  # each prepares in a process of its own
+
 REPO = "tiny/llama"
 x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="float32 is x86's precision")
 

@@ -15,6 +15,8 @@ from pensieved.errors import (
 from support import tiny
 from support.hub import Faults
 
+pytestmark = pytest.mark.slow  # each prepares in a process of its own
+
 REPO = "tiny/llama"
 WEIGHTS = "model.safetensors"
 

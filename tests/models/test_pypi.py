@@ -18,6 +18,8 @@ from pensieved.models.cache import ModelCache
 from support import tiny
 from support.tinygguf import BASE, random_model, weights_of, write_gguf
 
+pytestmark = pytest.mark.slow  # each prepares in a process of its own
+
 PACKAGE = "pypi:tiny-model"
 
 

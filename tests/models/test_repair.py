@@ -10,6 +10,8 @@ import pytest
 from pensieved.errors import IntegrityError
 from support import tiny
 
+pytestmark = pytest.mark.slow  # each prepares in a process of its own
+
 REPO = "tiny/llama"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # installs
+
 SCRIPT = Path(__file__).parents[2] / "packaging" / "install.sh"
 ROOT = SCRIPT.parents[1]
 

@@ -13,6 +13,8 @@ from pensieved.service.launchctl import Launchctl
 from pensieved.service.lifecycle import Lifecycle
 from support.daemon import wait_for
 
+pytestmark = pytest.mark.slow  # agents are processes
+
 LABEL = "org.example.job"
 
 

@@ -13,6 +13,8 @@ import pytest
 from support.daemon import ended, wait_for
 from support.launchd import LAUNCHCTL
 
+pytestmark = pytest.mark.slow  # agents are processes
+
 LABEL = "org.example.job"
 UID = os.getuid()
 GUI = f"gui/{UID}"

@@ -19,6 +19,8 @@ from pensieved.service.launchctl import Launchctl, Outcome
 from pensieved.service.lifecycle import Change, Lifecycle
 from support.daemon import wait_for
 
+pytestmark = pytest.mark.slow  # agents are processes
+
 LABEL = "org.example.job"
 UID = os.getuid()
 

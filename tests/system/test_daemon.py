@@ -17,6 +17,8 @@ import pytest
 
 from support.daemon import ended, running_daemon, wait_for
 
+pytestmark = pytest.mark.slow  # daemons are processes
+
 STORY = {
     "model": "local",
     "messages": [{"role": "user", "content": "Tell me a long story about a river."}],
@@ -106,13 +108,11 @@ def test_every_page_of_the_document_is_there_in_the_process_that_users_start(tmp
         assert {path: code for path, code in answers.items() if code != 200} == {"/ready": 503}
 
 
-@pytest.mark.slow
 def test_ready_again_from_the_cache_without_network(starter_cache):
     with running_daemon(cache=starter_cache, env=OFFLINE) as daemon, client_of(daemon) as client:
         assert client.messages.create(max_tokens=4, **STORY).usage.output_tokens == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_running_requests_refuses_new_ones_and_exits_0(starter_cache, signum):
     # a busy machine may be slow, and nobody shall think that the engine hangs while it is held
@@ -132,7 +132,6 @@ def test_a_signal_drains_running_requests_refuses_new_ones_and_exits_0(starter_c
         assert not engine.is_running()
 
 
-@pytest.mark.slow
 def test_drain_timeout_cuts_what_does_not_finish(starter_cache):
     env = {"PENSIEVED_SERVER__DRAIN_TIMEOUT": "300ms"}
     with running_daemon(cache=starter_cache, env=env) as daemon, client_of(daemon) as client:
@@ -144,7 +143,6 @@ def test_drain_timeout_cuts_what_does_not_finish(starter_cache):
         assert daemon.finish() == 0
 
 
-@pytest.mark.slow
 def test_the_engine_does_not_outlive_a_daemon_killed_with_9(starter_cache):
     with running_daemon(cache=starter_cache) as daemon:
         engine = psutil.Process(daemon.engine_pid())
@@ -154,7 +152,6 @@ def test_the_engine_does_not_outlive_a_daemon_killed_with_9(starter_cache):
             wait_for(lambda: ended(engine), 60, "the engine's end")
 
 
-@pytest.mark.slow
 def test_eight_streams_survive_kill_9_of_the_engine_with_the_same_texts(starter_cache):
     with running_daemon("--max-concurrent", "8", cache=starter_cache) as daemon, client_of(daemon) as client:
         undisturbed = _eight_streams(client, threading.Event())
