@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 PACKAGE := .$(if $(EXTRA),[$(EXTRA)])
-# Tests wait for processes half of their time: two at once, each beginning at an end of the list, since neighbours share what they start.
+# Many tests wait for processes, so two run at once. Each of the two begins with a half of the list: neighbours share what they start.
 TOGETHER := -n 2 --dist worksteal
 
 .PHONY: run test test-fast fuzz check format docs bench bench-page install dev clean

@@ -9,6 +9,7 @@ import json
 import shlex
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +69,10 @@ class Run:
 
     async def _parts(self, each: Contestant) -> None:
         plan, result, log = self.plan, self.result, self._log(each)
-        for round_ in range(plan.rounds if "waves" in plan.parts else 0):
-            await self._served(
-                "waves",
-                each,
-                lambda server, round_=round_: levels.measure_waves(server, plan, result, round_),
-                round_=round_,
-            )
+        if "waves" in plan.parts:
+            for round_ in range(plan.rounds):
+                measure = partial(levels.measure_waves, plan=plan, result=result, round_=round_)
+                await self._served("waves", each, measure, round_=round_)
         if "fair" in plan.parts:
             context = self.setup.context
             await self._served(

@@ -39,9 +39,7 @@ _GAPS = 256  # of each stream, before the ninth comes and again after it: so tha
 _QUICK_GAPS = 8
 _ENOUGH = 1000  # gaps of all streams while the ninth waits, so that a step more or less is not their 99th percentile
 _MOST_VISITS = 12  # of the ninth
-_LONG_ENOUGH = (
-    30.0  # seconds of all visits, after which the ninth does not come again, however few gaps there were
-)
+_LONG_ENOUGH = 30.0  # seconds of all visits after which it does not come again, however few gaps there were
 _BETWEEN = 40  # tokens of each stream from one visit to the next: the eight are at other places of their answers then
 _AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
 _ONCE_ABOVE = 120.0  # seconds: one this long is not timed again after the eight

@@ -28,16 +28,12 @@ def waves(result: Result) -> str:
                 for when in ("first", "later")
                 for share in ("p50", "p99")
             ),
-            times([quotient for each in found if (quotient := _first_by_later(each)) is not None]),
+            times(ratio(each["first"]["p99"], each["later"]["p99"]) for each in found),
         ]
         for (name, concurrency), found in starts.items()
     ]
     head = ["concurrent", "first, p50 ms", "p99 ms", "later, p50 ms", "p99 ms", "p99 first / later"]
     return table(head, rows) if rows else ""
-
-
-def _first_by_later(wave: dict[str, Any]) -> float | None:
-    return ratio(wave["first"]["p99"], wave["later"]["p99"])
 
 
 def fair(result: Result) -> str:

@@ -59,12 +59,13 @@ def ratios(result: Result) -> str:
     return table(["concurrent", *(f"{one} / {other}" for one, other in pairs)], rows)
 
 
-def times(values: Sequence[float]) -> str:
-    """A median, and in brackets what the rounds lay between."""
-    if not values:
+def times(values: Iterable[float | None]) -> str:
+    """A median of what there is, and in brackets what the rounds lay between."""
+    there = [value for value in values if value is not None]
+    if not there:
         return MISSING
-    found = f"{middle(values):.2f}"
-    return found if len(values) == 1 else f"{found} ({min(values):.2f} to {max(values):.2f})"
+    found = f"{middle(there):.2f}"
+    return found if len(there) == 1 else f"{found} ({min(there):.2f} to {max(there):.2f})"
 
 
 def number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
