@@ -106,6 +106,20 @@ def test_more_requests_than_slots(engine, expected):
     assert together(engine, wanted) == expected * 3
 
 
+def test_nothing_is_compiled_for_a_cpu(model, tmp_path):
+    """Not for a token drawn at a temperature that nobody used before, either."""
+    engine = Engine(EngineConfig(cache_dir=tmp_path, device="cpu"), lambda *_: None)
+    try:
+        engine.start()
+        engine.load(model, max_concurrent=2)
+        for heat in (0.6, 1.1):
+            drawn = together(engine, prompts(2), temperature=heat, top_p=0.9, min_p=0.05)
+            assert [len(tokens) for tokens in drawn] == [LENGTH, LENGTH]
+    finally:
+        engine.stop(5)
+    assert [path for path in (tmp_path / "kernels").rglob("*") if path.is_file()] == []
+
+
 def test_a_stop_token_is_the_last_token(engine, expected):
     for prompt, tokens in zip(prompts(CONCURRENT), expected, strict=True):
         stop = tokens[LENGTH // 2]

@@ -411,6 +411,7 @@ def test_what_was_warmed_up_answers_the_same(monkeypatch, kind, policy):
     batch = warmed(monkeypatch, model, POLICIES[policy], 3)
     for sampling in (warming.COMMON, *warming.RARER):
         warming.sample(batch, sampling, logprobs=2)
+    warming.meet_mixed(batch)
     warming.meet_together(batch, 3, 48)
     warming.learn_pace(batch, 16)
     warming.meet_beside(batch, 2, 512)

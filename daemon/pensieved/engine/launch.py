@@ -22,7 +22,7 @@ class EngineConfig:
     """How to run engines. Times in seconds.
 
     Args:
-        cache_dir: folder for what is made once: the BLAS, compiled CPU kernels.
+        cache_dir: folder for what is made once: the BLAS, compiled kernels.
         device: auto, cpu or gpu.
         prefill_chunk: prompt tokens computed between two decode steps.
         speculation: draft tokens where that is faster.
@@ -99,8 +99,8 @@ def _arrays() -> dict[str, str]:
 def discard_kernels(config: EngineConfig) -> None:
     """Forget compiled kernels, after a fault that one of them may have caused.
 
-    On a CPU, MLX compiles fused kernels with g++ into the temporary folder and later loads whatever it finds
-    there; an engine killed while writing one leaves half a library, and each engine after it would fail on that.
+    MLX keeps them in the temporary folder and later loads whatever it finds there; an engine killed while writing one leaves
+    half of it, and each engine after it would fail on that.
     """
     shutil.rmtree(_kernel_dir(config), ignore_errors=True)
 

@@ -20,6 +20,8 @@ class UnloadableError(Exception):
 def use_device(name: str) -> mx.Device:
     """Make `name` (auto, cpu or gpu) MLX's default device.
 
+    On a CPU nothing is compiled: g++ takes a second for each kernel, for which everybody waits, and what it makes is no faster.
+
     Raises:
         UnloadableError: there is no such device.
     """
@@ -27,7 +29,10 @@ def use_device(name: str) -> mx.Device:
         raise UnloadableError('engine.device is "gpu", but MLX finds no GPU here. Set it to "auto" or "cpu".')
     if name != "auto":
         mx.set_default_device(mx.Device(mx.cpu if name == "cpu" else mx.gpu))
-    return mx.default_device()
+    device = mx.default_device()
+    if device.type == mx.DeviceType.cpu:
+        mx.disable_compile()
+    return device
 
 
 def load_model(path: str, *, trust_remote_code: bool) -> Any:

@@ -27,7 +27,7 @@ class Running:
         prompt: token ids, at least one.
         max_tokens: tokens after which it ends.
         stop_tokens: tokens that end it.
-        sampler: chooses from (rows, vocabulary) log-probabilities; rows with the same object share one call.
+        sampler: chooses from logits, (rows, vocabulary); rows with the same object share one call.
         processors: change its logits before that, given its tokens so far.
         logprobs: likeliest tokens to report beside each token's own log-probability; None reports nothing.
         breakpoints: numbers of prompt tokens, rising, after which other prompts may go on differently.

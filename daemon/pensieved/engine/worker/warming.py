@@ -142,6 +142,8 @@ class WarmUp:
         for sampling in (COMMON, *RARER):
             sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
             yield
+        meet_mixed(self._batch)
+        yield
         if self._batch.max_concurrent > 1:  # else no prompt is ever computed beside somebody who decodes
             yield from self._beside_streams(self._batch.expected)
         # Last: what was met long ago is not kept, and these come first.
@@ -165,6 +167,18 @@ class WarmUp:
 def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None) -> None:
     """A short request, from start to end."""
     _answer(batch, [Submit(0, (0,), PLAIN + 1, (), sampling=sampling, logprobs=logprobs)])
+
+
+def meet_mixed(batch: Batch) -> None:
+    """Requests of every kind of sampling at once, two of each: rows that are sampled together, and apart from others."""
+    kinds = (Sampling(), COMMON, *RARER)
+    _answer(
+        batch,
+        [
+            Submit(number, (0,), PLAIN + 1, (), sampling=sampling)
+            for number, sampling in enumerate(kinds + kinds)
+        ],
+    )
 
 
 def meet_together(batch: Batch, requests: int, length: int) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLX_DISABLE_COMPILE": "1",  # for one step of a smoke test; and what others left in the shared /tmp is not loaded
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

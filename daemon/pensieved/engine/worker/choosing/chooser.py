@@ -1,7 +1,7 @@
 """From the logits of a step to the tokens of its rows: as few calls as there are different samplers.
 
-Greedy rows need no probabilities, and rows without processors no treatment of their own: the common step is one
-argmax. All of it stays on the device; whoever must know a token (a grammar) waits for it alone.
+Probabilities are computed for those who want them, and rows without processors need no treatment of their own: the
+common step is one argmax. All of it stays on the device; whoever must know a token (a grammar) waits for it alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 from mlx_lm.models.cache import TokenBuffer
-from mlx_lm.sample_utils import greedy_sampler
+
+from pensieved.engine.worker.choosing.logprobs import normalised
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,11 +53,11 @@ class Chooser:
         """
         if self._uniform and not self._asking:
             ((sampler, _),) = self._groups.values()
-            return _sample(sampler, logits), {}
+            return sampler(logits), {}
         chosen, asked = [], {}
         for sampler, members in self._groups.values():
             treated = self._treated(members, logits, inputs)
-            chosen.append(_sample(sampler, treated))
+            chosen.append(sampler(treated))
             for index, row in enumerate(members):
                 if row.logprobs is not None:
                     asked[row.request] = normalised(treated[index : index + 1])
@@ -91,14 +92,3 @@ def choose_first(rows: Sequence[Running], logits: mx.array) -> list[mx.array]:
         mine = {row.request: asked[row.request]} if row.request in asked else {}
         row.first = tokens[place : place + 1], mine
     return [tokens, *asked.values()]
-
-
-def normalised(logits: mx.array) -> mx.array:
-    """Log-probabilities."""
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
-def _sample(sampler: Sampler, logits: mx.array) -> mx.array:
-    if sampler is greedy_sampler:
-        return mx.argmax(logits, axis=-1)
-    return sampler(normalised(logits))

@@ -79,8 +79,8 @@ class Constraint:
     def remembering(self, sampler: Sampler) -> Sampler:
         """`sampler`, whose choice this constraint will see at the next step."""
 
-        def sample(logprobs: mx.array) -> mx.array:
-            self._chosen = sampler(logprobs)
+        def sample(logits: mx.array) -> mx.array:
+            self._chosen = sampler(logits)
             return self._chosen
 
         return sample

@@ -44,6 +44,11 @@ def read_logprobs(
     ]
 
 
+def normalised(logits: mx.array) -> mx.array:
+    """Log-probabilities, of the shape of `logits`: (rows, vocabulary)."""
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
 def _likeliest(ids: list[int], logprobs: list[float], count: int) -> tuple[tuple[int, float], ...]:
     """The first `count` pairs by falling log-probability, then by id; impossible tokens are not among them."""
     pairs = sorted(zip(ids, logprobs, strict=True), key=lambda pair: (-pair[1], pair[0]))

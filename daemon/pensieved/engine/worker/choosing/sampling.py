@@ -1,9 +1,12 @@
-"""A request's sampling parameters as mlx-lm's samplers and logits processors.
+"""A request's sampling parameters as samplers and logits processors, of mlx-lm's parts.
 
-mlx-lm samples a whole batch in one call only when all rows hold the identical sampler object, so equal parameters
-share one. Values that make no sense are clamped to what they plainly mean: a request must not be able to break the
-engine. A seeded request has a sampler of its own, whose noise depends on seed and output position alone: what else
-runs, or how often the engine was restarted meanwhile, does not change the draw.
+Rows that hold the identical sampler object are sampled in one call, so equal parameters share one. Values that make no
+sense are clamped to what they plainly mean: a request must not be able to break the engine. A seeded request has a
+sampler of its own, whose noise depends on seed and output position alone: what else runs, or how often the engine was
+restarted meanwhile, does not change the draw.
+
+Parameters are arrays. mlx-lm's functions are compiled, and a number would be compiled in: each further temperature would be
+kernels of its own, seconds on CUDA, for which everybody who streams would wait.
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import msgspec
 from mlx_lm.sample_utils import (
-    apply_min_p,
     apply_top_k,
     apply_top_p,
+    categorical_sampling,
     greedy_sampler,
     make_logits_processors,
-    make_sampler,
 )
 
+from pensieved.engine.worker.choosing.logprobs import normalised
 from pensieved.engine.worker.digest import blake2b
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ class Samplers:
         self._vocabulary = vocabulary
 
     def sampler(self, wanted: Sampling, position: int) -> Sampler:
-        """Chooses tokens from log-probabilities; `position` is the output index of its first one."""
+        """Chooses a token of each row of logits, (rows, vocabulary); `position` is the output index of its first one."""
         chosen = clamped(wanted, self._vocabulary)
         if chosen.temperature == 0:
             return greedy_sampler
@@ -101,31 +104,49 @@ def _within(value: float, low: float, high: float, unset: float) -> float:
 
 @lru_cache(maxsize=256)
 def _shared(temperature: float, top_p: float, min_p: float, top_k: int) -> Sampler:
-    sampler: Sampler = make_sampler(temp=temperature, top_p=top_p, min_p=min_p, top_k=top_k)
+    filters, heat = _filters(top_p, min_p, top_k), mx.array(temperature)
+
+    def sampler(logits: mx.array) -> mx.array:
+        for each in filters:
+            logits = each(logits)
+        return categorical_sampling(logits, heat)  # type: ignore[arg-type]  # an array does as well
+
     return sampler
 
 
 def _seeded(chosen: Sampling, position: int) -> Sampler:
     """The same distribution as `_shared`, with noise from seed and position."""
     positions = itertools.count(position)
-    filters: list[Sampler] = []
-    if 0 < chosen.top_p < 1:
-        filters.append(lambda logprobs: apply_top_p(logprobs, chosen.top_p))
-    if chosen.min_p:
-        filters.append(lambda logprobs: apply_min_p(logprobs, chosen.min_p))
-    if chosen.top_k:
-        filters.append(lambda logprobs: apply_top_k(logprobs, chosen.top_k))
+    filters, heat = _filters(chosen.top_p, chosen.min_p, chosen.top_k), mx.array(chosen.temperature)
 
-    def sampler(logprobs: mx.array) -> mx.array:
+    def sampler(logits: mx.array) -> mx.array:
         for each in filters:
-            logprobs = each(logprobs)
+            logits = each(logits)
         key = mx.random.key(noise_seed(chosen.seed or 0, next(positions)))
         # The Gumbel-max trick rather than `mx.random.categorical`, which searches a running sum: there, what rounding
         # differs between batches moves every border, and with a long tail about one draw in a thousand.
-        noise = mx.random.gumbel(logprobs.shape, key=key)
-        return mx.argmax(logprobs * (1 / chosen.temperature) + noise, axis=-1)
+        noise = mx.random.gumbel(logits.shape, key=key)
+        return mx.argmax(logits / heat + noise, axis=-1)
 
     return sampler
+
+
+def _filters(top_p: float, min_p: float, top_k: int) -> list[Sampler]:
+    """Each makes tokens impossible, of those that the one before left; in the order of mlx-lm's own sampler."""
+    filters: list[Sampler] = []
+    if 0 < top_p < 1:  # a share of the whole, so it needs probabilities; the others compare
+        filters += [normalised, partial(apply_top_p, top_p=mx.array(top_p))]  # type: ignore[arg-type]  # likewise
+    if min_p:
+        filters.append(partial(_apply_min_p, log_min_p=mx.array(math.log(min_p))))
+    if top_k:
+        filters.append(partial(apply_top_k, top_k=top_k))
+    return filters
+
+
+def _apply_min_p(logits: mx.array, log_min_p: mx.array) -> mx.array:
+    """mlx-lm's function of that name, which takes numbers only."""
+    least = mx.max(logits, axis=-1, keepdims=True) + log_min_p
+    return mx.where(logits < least, -mx.inf, logits)
 
 
 def noise_seed(seed: int, position: int) -> int:
