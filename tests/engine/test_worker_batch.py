@@ -1,7 +1,9 @@
 """The batch itself, in this process, on tiny random models: the same greedy tokens as mlx-lm's own generator."""
 
 import random
+from collections import defaultdict
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain
 
 import mlx.core as mx
@@ -10,8 +12,9 @@ from mlx import nn
 from mlx_lm.models.cache import KVCache
 
 from pensieved.engine.protocol import FinishReason, Sampling, Submit
-from pensieved.engine.worker import warming
+from pensieved.engine.worker import decode, rehearsal, warming
 from pensieved.engine.worker.batch import Batch
+from pensieved.engine.worker.choosing import sampling as drawing
 from pensieved.engine.worker.memory import device
 from pensieved.engine.worker.passes.flat import Flat
 from pensieved.engine.worker.passes.library import Library
@@ -331,6 +334,21 @@ def test_everyone_has_a_sampler_of_their_own(llama, policy):
     assert [answers[number] for number in range(len(kinds))] == alone
 
 
+def test_log_probabilities_are_read_while_the_next_pass_runs(monkeypatch, llama):
+    """On a stream of their own: on the batch's they would wait for that pass."""
+    plain, streams = decode.read_logprobs, []
+
+    def spy(*given):
+        streams.append(mx.default_stream(mx.default_device()))
+        return plain(*given)
+
+    monkeypatch.setattr(decode, "read_logprobs", spy)
+    batch = batch_of(llama)
+    answer(batch, prompts([5, 9]), logprobs=1)
+    assert streams
+    assert batch._stream not in streams
+
+
 class Everything:
     """A prompt cache that keeps whatever it is shown, by its tokens."""
 
@@ -395,8 +413,8 @@ def test_snapshots_are_mlx_lms_own_caches(llama):
 
 def warmed(monkeypatch, model, policy, concurrent):
     """A batch that has met everything it is ever to be warmed up for."""
-    monkeypatch.setattr(warming, "SOON", 128)
-    monkeypatch.setattr(warming, "LATER", 512)
+    monkeypatch.setattr(rehearsal, "SOON", 128)
+    monkeypatch.setattr(rehearsal, "LATER", 512)
     batch = batch_of(model, policy, max_concurrent=concurrent)
     for _ in chain(batch.first_passes(), batch.further_passes()):
         pass
@@ -417,6 +435,40 @@ def test_what_was_warmed_up_answers_the_same(monkeypatch, kind, policy):
     warming.meet_beside(batch, 2, 512)
     assert batch._runner.width == len(batch) == 0
     assert answer(batch, wanted) == expected(model, wanted, TOKENS)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_models_answer_the_same_after_a_warm_up(monkeypatch, kind):
+    model, wanted = model_of(kind), prompts([5, 60])
+    batch = warmed(monkeypatch, model, METAL, 2)
+    assert batch._runner.width == len(batch) == 0
+    assert answer(batch, wanted) == expected(model, wanted, TOKENS)
+
+
+@pytest.mark.parametrize("concurrent", [2, 3, 5, 8])
+def test_the_warm_up_samples_one_row_and_several(monkeypatch, llama, concurrent):
+    rows = defaultdict(set)
+
+    def spied(name):
+        plain = getattr(drawing, name)
+
+        def spy(logits, *given, **named):
+            rows[name].add(len(logits))
+            return plain(logits, *given, **named)
+
+        monkeypatch.setattr(drawing, name, spy)
+
+    names = ("categorical_sampling", "apply_top_p", "apply_top_k", "_apply_min_p")
+    monkeypatch.setattr(drawing, "_shared", lru_cache(drawing._shared.__wrapped__))  # nobody else gets spies
+    for name in names:
+        spied(name)
+    monkeypatch.setattr(rehearsal, "SOON", 64)
+    monkeypatch.setattr(rehearsal, "LATER", 64)
+    warm_up = warming.WarmUp(batch_of(llama, CUDA, max_concurrent=concurrent), GPU)
+    while not warm_up.warm:
+        warm_up.go_on()
+    assert [min(rows[name]) for name in names] == [1] * len(names)
+    assert [max(rows[name]) > 1 for name in names] == [True] * len(names)
 
 
 def test_after_the_warm_up_no_step_meets_a_new_prompt_shape(monkeypatch, llama):
@@ -442,8 +494,8 @@ GPU = mx.Device(mx.gpu)
 
 
 def test_whoever_comes_during_the_warm_up_is_answered_between_two_pieces(monkeypatch, llama):
-    monkeypatch.setattr(warming, "SOON", 64)
-    monkeypatch.setattr(warming, "LATER", 128)
+    monkeypatch.setattr(rehearsal, "SOON", 64)
+    monkeypatch.setattr(rehearsal, "LATER", 128)
     keeper = Everything()
     batch = batch_of(llama, CUDA, keeper=keeper)
     warm_up = warming.WarmUp(batch, GPU)
@@ -465,8 +517,8 @@ def test_whoever_comes_during_the_warm_up_is_answered_between_two_pieces(monkeyp
 
 
 def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, llama):
-    monkeypatch.setattr(warming, "SOON", 64)
-    monkeypatch.setattr(warming, "LATER", 64)
+    monkeypatch.setattr(rehearsal, "SOON", 64)
+    monkeypatch.setattr(rehearsal, "LATER", 64)
     warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU)
     assert warm_up.go_on()
     warm_up._began -= 2 * warming.IMPATIENCE  # it took long, but nobody was there
@@ -481,8 +533,8 @@ def test_an_engine_that_is_always_asked_counts_as_warm_in_the_end(monkeypatch, l
 
 
 def test_what_took_long_by_itself_is_no_service(monkeypatch, llama):
-    monkeypatch.setattr(warming, "SOON", 64)
-    monkeypatch.setattr(warming, "LATER", 64)
+    monkeypatch.setattr(rehearsal, "SOON", 64)
+    monkeypatch.setattr(rehearsal, "LATER", 64)
     warm_up = warming.WarmUp(batch_of(llama, CUDA), GPU)
     warm_up.leave_off()
     warm_up._asked -= 2 * warming.IMPATIENCE  # a step in which a kernel was compiled
@@ -495,8 +547,8 @@ def test_what_took_long_by_itself_is_no_service(monkeypatch, llama):
 
 
 def test_once_all_is_met_what_that_took_is_given_back_and_no_more_is_done(monkeypatch, llama):
-    monkeypatch.setattr(warming, "SOON", 64)
-    monkeypatch.setattr(warming, "LATER", 64)
+    monkeypatch.setattr(rehearsal, "SOON", 64)
+    monkeypatch.setattr(rehearsal, "LATER", 64)
     monkeypatch.setattr(warming, "QUIET", 0.0)
     warm_up, given = warming.WarmUp(batch_of(llama, CUDA), GPU), []
 
@@ -514,8 +566,8 @@ def test_once_all_is_met_what_that_took_is_given_back_and_no_more_is_done(monkey
 
 
 def test_one_slot_is_warmed_up_too(monkeypatch, llama):
-    monkeypatch.setattr(warming, "SOON", 64)
-    monkeypatch.setattr(warming, "LATER", 64)
+    monkeypatch.setattr(rehearsal, "SOON", 64)
+    monkeypatch.setattr(rehearsal, "LATER", 64)
     batch = batch_of(llama, CUDA, max_concurrent=1)
     warm_up = warming.WarmUp(batch, GPU)
     while not warm_up.warm:

@@ -99,8 +99,8 @@ def _arrays() -> dict[str, str]:
 def discard_kernels(config: EngineConfig) -> None:
     """Forget compiled kernels, after a fault that one of them may have caused.
 
-    MLX keeps them in the temporary folder and later loads whatever it finds there; an engine killed while writing one leaves
-    half of it, and each engine after it would fail on that.
+    For CUDA, MLX keeps them in the temporary folder and later loads whatever it finds there; an engine killed while writing one
+    leaves half of it, and each engine after it would fail on that.
     """
     shutil.rmtree(_kernel_dir(config), ignore_errors=True)
 

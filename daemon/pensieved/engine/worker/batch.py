@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from pensieved.engine.protocol import Output, Refused, SpeculationStats
-from pensieved.engine.worker import warming
+from pensieved.engine.worker import rehearsal
 from pensieved.engine.worker.arrivals import Arrivals
 from pensieved.engine.worker.decode import Decoder
 from pensieved.engine.worker.memory.footprint import footprint_of
@@ -137,11 +137,11 @@ class Batch:
             self._arrivals.put_back(late)
 
     @property
-    def expected(self) -> warming.Expected:
+    def expected(self) -> rehearsal.Expected:
         """What requests it is to be ready for."""
         gate, schedule = self._gate, self._schedule
         longest = None if gate is None else gate.fitting(PARTS_OF_MEMORY)
-        return warming.Expected(
+        return rehearsal.Expected(
             self.max_concurrent,
             schedule.idle_chunk,
             schedule.busy_chunk,
@@ -151,11 +151,11 @@ class Batch:
 
     def first_passes(self) -> Iterator[None]:
         """The passes that a first wave of requests needs, each when it is asked for, while there are no requests."""
-        return self._in_stream(warming.first_passes(self._runner, self._shapes, self.expected))
+        return self._in_stream(rehearsal.first_passes(self._runner, self._shapes, self.expected))
 
     def further_passes(self) -> Iterator[None]:
         """Those of longer prompts; see `first_passes`."""
-        return self._in_stream(warming.further_passes(self._runner, self._shapes, self.expected))
+        return self._in_stream(rehearsal.further_passes(self._runner, self._shapes, self.expected))
 
     @contextmanager
     def unremembered(self) -> Iterator[None]:

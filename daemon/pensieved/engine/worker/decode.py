@@ -38,6 +38,9 @@ class Decoder:
         self._ahead = ahead
         self._tokens = mx.zeros((0,), dtype=mx.uint32)  # inputs of the next pass
         self._logprobs: dict[int, mx.array] = {}  # by request: those that the tokens were chosen by
+        self._beside: mx.Stream | None = (
+            None  # where those are read: the next pass is under way on the batch's own
+        )
         self._chooser = Chooser([], [], 0)
 
     @property
@@ -136,11 +139,13 @@ class Decoder:
         asking = [(row, token) for row, token in ready if row.request in self._logprobs]
         if not asking:
             return {}
-        read = read_logprobs(
-            [self._logprobs[row.request][0] for row, _ in asking],
-            [token for _, token in asking],
-            [max(0, row.logprobs or 0) for row, _ in asking],
-        )
+        self._beside = self._beside or mx.new_stream(mx.default_device())
+        with mx.stream(self._beside):
+            read = read_logprobs(
+                [self._logprobs[row.request][0] for row, _ in asking],
+                [token for _, token in asking],
+                [max(0, row.logprobs or 0) for row, _ in asking],
+            )
         return {row.request: (each,) for (row, _), each in zip(asking, read, strict=True)}
 
 

@@ -3,34 +3,30 @@
 On CUDA the first pass of a new shape plans attention (50 ms on an H200) or compiles kernels (seconds, kept on disk from
 then on), and a compiled step is traced for each shape. What a first wave of requests needs is met before the engine is
 ready; the passes of long prompts afterwards, one at a time, once nobody has been there for a while. Whoever asks before that
-is answered between two pieces. A CPU has next to nothing to compile.
+is answered between two pieces. For a CPU nothing is compiled.
+
+`rehearsal` has the passes; requests come and go here.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from pensieved.engine.protocol import Sampling, Submit
-from pensieved.engine.worker.memory.device import give_back, little_ahead
-from pensieved.engine.worker.passes.shapes import CHUNKS, PLAIN
-from pensieved.engine.worker.prefill import MOST_TOGETHER
+from pensieved.engine.worker.memory.device import give_back
+from pensieved.engine.worker.passes.shapes import PLAIN
+from pensieved.engine.worker.rehearsal import doubling, lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pensieved.engine.worker.batch import Batch
-    from pensieved.engine.worker.passes.runner import Runner
-    from pensieved.engine.worker.passes.shapes import Shapes
+    from pensieved.engine.worker.rehearsal import Expected
 
-SOON = 1024
-"""Tokens up to which prompts find their shapes known when the engine is ready."""
-LATER = 8192
-"""The same for prompts that come while others stream; for all of them, once nobody was there for a while."""
 QUIET = 2.0
 """Seconds for which nobody must have been there: who asks again at once shall not find the device busy."""
 WAVES = (48, 96)
@@ -51,30 +47,6 @@ RARER = (
     Sampling(temperature=1.0, top_p=0.9, seed=1),
     Sampling(repetition_penalty=1.1, presence_penalty=0.1, frequency_penalty=0.1, logit_bias=((0, 1.0),)),
 )
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Which requests a batch is to be ready for.
-
-    Attributes:
-        rows: requests that decode together at the most.
-        idle_chunk: most tokens of a chunk of prefill while nobody decodes.
-        busy_chunk: the same while somebody does: a shape that is new then is a pause for all who stream.
-        longest: tokens of the longest prompt that memory has room for while this is only a rehearsal; None: of any.
-        in_parts: whether chunks are as long as may be while somebody decodes, and computed in parts (see `slices`).
-    """
-
-    rows: int
-    idle_chunk: int
-    busy_chunk: int
-    longest: int | None = None
-    in_parts: bool = False
-
-    @property
-    def later(self) -> int:
-        """Tokens of the longest prompt to be met."""
-        return LATER if self.longest is None else min(LATER, self.longest)
 
 
 class WarmUp:
@@ -140,8 +112,9 @@ class WarmUp:
     def _first(self) -> Iterator[None]:
         yield from self._batch.first_passes()
         for sampling in (COMMON, *RARER):
-            sample(self._batch, sampling, logprobs=None if sampling is COMMON else 2)
-            yield
+            for rows in (1, 2):  # one by itself is sampled in another way
+                sample(self._batch, sampling, rows, logprobs=None if sampling is COMMON else 2)
+                yield
         meet_mixed(self._batch)
         yield
         if self._batch.max_concurrent > 1:  # else no prompt is ever computed beside somebody who decodes
@@ -150,13 +123,13 @@ class WarmUp:
         meet_in_turn(self._batch, self._batch.max_concurrent)
         yield
         for length in WAVES:
-            for requests in reversed(_doubling(self._batch.max_concurrent)):
+            for requests in reversed(doubling(self._batch.max_concurrent)):
                 meet_together(self._batch, requests, length)
                 yield
 
     def _beside_streams(self, expected: Expected) -> Iterator[None]:
-        lengths = _lengths(min(expected.busy_chunk, expected.later // CHUNKS_TRIED))
-        for length in lengths[-1:] if expected.in_parts else lengths:
+        chunks = lengths(min(expected.busy_chunk, expected.later // CHUNKS_TRIED))
+        for length in chunks[-1:] if expected.in_parts else chunks:
             learn_pace(self._batch, length)
             yield
         if expected.in_parts:  # each part is met where it will be
@@ -164,21 +137,14 @@ class WarmUp:
             yield
 
 
-def sample(batch: Batch, sampling: Sampling, logprobs: int | None = None) -> None:
-    """A short request, from start to end."""
-    _answer(batch, [Submit(0, (0,), PLAIN + 1, (), sampling=sampling, logprobs=logprobs)])
+def sample(batch: Batch, sampling: Sampling, rows: int = 1, logprobs: int | None = None) -> None:
+    """So many short requests, from start to end."""
+    _answer(batch, [_short(request, sampling, logprobs) for request in range(rows)])
 
 
 def meet_mixed(batch: Batch) -> None:
-    """Requests of every kind of sampling at once, two of each: rows that are sampled together, and apart from others."""
-    kinds = (Sampling(), COMMON, *RARER)
-    _answer(
-        batch,
-        [
-            Submit(number, (0,), PLAIN + 1, (), sampling=sampling)
-            for number, sampling in enumerate(kinds + kinds)
-        ],
-    )
+    """A request of each kind of sampling, all at once: each is sampled apart from the others."""
+    _answer(batch, [_short(request, kind) for request, kind in enumerate((Sampling(), COMMON, *RARER))])
 
 
 def meet_together(batch: Batch, requests: int, length: int) -> None:
@@ -222,77 +188,8 @@ def _beside(batch: Batch, reading: Sequence[Submit], prompt: Submit, chunk: int 
         batch.remove(reader.request)
 
 
-def first_passes(runner: Runner, shapes: Shapes, expected: Expected) -> Iterator[None]:
-    """The passes that a first wave of requests needs, each when the iterator is asked for it.
-
-    Args:
-        runner: with nothing in it between two passes.
-        shapes: that it follows.
-        expected: what to be ready for.
-    """
-    rows, chunk = expected.rows, expected.busy_chunk
-    for count in _doubling(rows):
-        _decode(runner, count, chunk if count in {1, rows} and not shapes.apart else 0)
-        yield
-    soon, later = min(SOON, expected.later), expected.later
-    yield from _first_chunks(runner, expected, 0, soon)
-    yield from _later_chunks(runner, shapes, _lengths(expected.idle_chunk), 0, soon)
-    yield from _later_chunks(runner, shapes, _lengths(chunk), soon, later)
-
-
-def further_passes(runner: Runner, shapes: Shapes, expected: Expected) -> Iterator[None]:
-    """The passes of longer prompts; see `first_passes`."""
-    soon, later = min(SOON, expected.later), expected.later
-    yield from _first_chunks(runner, expected, soon, later)
-    rest = [length for length in _lengths(expected.idle_chunk) if length > expected.busy_chunk]
-    yield from _later_chunks(runner, shapes, rest, soon, later)
-
-
-def _first_chunks(runner: Runner, expected: Expected, above: int, up_to: int) -> Iterator[None]:
-    """Groups of prompts from their first token on, of more than `above` tokens together."""
-    most = expected.idle_chunk
-    for length in _lengths(most):
-        for prompts in _doubling(max(1, min(expected.rows, MOST_TOGETHER, most // length))):
-            if above < length * prompts <= up_to:
-                _run(runner, None, runner.open([length] * prompts), [[0] * length] * prompts)
-                yield
-
-
-def _later_chunks(
-    runner: Runner, shapes: Shapes, lengths: list[int], above: int, up_to: int
-) -> Iterator[None]:
-    """A chunk of each length behind as many tokens as make a difference."""
-    for length in lengths if shapes.padded else []:
-        places = (before for before in range(length, up_to, length) if shapes.chunk(length, before) == length)
-        known = {shapes.reach(before + length): before for before in places}
-        for reach, before in known.items():
-            if above < reach <= up_to:
-                prompt = runner.open([before + length])
-                prompt.done = before
-                _run(runner, None, prompt, [[0] * length])
-                yield
-
-
-def _decode(runner: Runner, rows: int, chunk: int) -> None:
-    """Rows that decode, alone and with prompts of up to `chunk` tokens."""
-    groups = []
-    for start in range(0, rows, MOST_TOGETHER):
-        count = min(MOST_TOGETHER, rows - start)
-        groups.append((runner.open([2] * count), count))
-        _run(runner, None, groups[-1][0], [[0, 0]] * count)
-    runner.arrange([], [(group, row, 2) for group, count in groups for row in range(count)])
-    tokens = mx.zeros((runner.width,), dtype=mx.uint32)
-    for _ in range(PLAIN + 1):
-        mx.eval(runner.run(tokens, []))
-    for length in _lengths(chunk):
-        _run(runner, tokens, runner.open([length]), [[0] * length])
-    runner.arrange([], [])
-
-
-def _run(runner: Runner, tokens: mx.array | None, group: Any, chunk: list[list[int]]) -> None:
-    logits, results = runner.run(tokens, [(group, chunk)])
-    with little_ahead(results):
-        mx.eval(logits, results)
+def _short(request: int, sampling: Sampling, logprobs: int | None = None) -> Submit:
+    return Submit(request, (0,), PLAIN + 1, (), sampling=sampling, logprobs=logprobs)
 
 
 def _answer(batch: Batch, submits: list[Submit]) -> None:
@@ -300,11 +197,3 @@ def _answer(batch: Batch, submits: list[Submit]) -> None:
         batch.insert(submit)
     while len(batch):
         batch.step()
-
-
-def _lengths(most: int) -> list[int]:
-    return [length for length in CHUNKS if length <= most]
-
-
-def _doubling(most: int) -> list[int]:
-    return sorted({*(1 << power for power in range(most.bit_length()) if 1 << power <= most), most})

@@ -1,6 +1,6 @@
 """Grammars in the step loop: each step, which tokens each constrained request may continue with.
 
-mlx-lm builds a step's graph before it knows the tokens that the previous step chose; it only ever handles them as
+A step's graph is built before the tokens that the previous step chose are known; they are only ever handled as
 arrays still being computed. A grammar must know them, so a constrained step waits where an unconstrained one does
 not. It waits as late as possible and for nothing else:
 
@@ -116,7 +116,7 @@ class Constraints:
         return [(request, row.failure) for request, row in self._rows.items() if row.failure]
 
     def apply(self, constraint: Constraint, _tokens: mx.array, logits: mx.array) -> mx.array:
-        """One row's masked logits; called for row after row while mlx-lm builds a step's graph."""
+        """One row's masked logits; called for row after row while a step's graph is built."""
         if constraint.is_due:
             mx.async_eval(logits)  # type: ignore[no-untyped-call]  # mlx's stub lacks its types
             self._step()

@@ -1,8 +1,7 @@
 """Log-probabilities of the tokens of one step, for the requests that asked for them.
 
-mlx-lm hands out each row's log-probabilities over the whole vocabulary. What is wanted of them is cut out for
-all asking rows in one graph and one evaluation, on the default stream: the batch's own stream is already busy
-with the next step, and waiting for that would halve the speed.
+Of each row's log-probabilities over the whole vocabulary, what is wanted is cut out for all asking rows in one graph and
+one evaluation, which waits for whatever its stream is busy with.
 """
 
 from __future__ import annotations

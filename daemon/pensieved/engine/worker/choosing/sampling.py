@@ -5,8 +5,8 @@ sense are clamped to what they plainly mean: a request must not be able to break
 sampler of its own, whose noise depends on seed and output position alone: what else runs, or how often the engine was
 restarted meanwhile, does not change the draw.
 
-Parameters are arrays. mlx-lm's functions are compiled, and a number would be compiled in: each further temperature would be
-kernels of its own, seconds on CUDA, for which everybody who streams would wait.
+Numbers that are computed with are arrays. mlx-lm's functions are compiled, and a number would be compiled in: each further
+temperature would be kernels of its own, seconds on CUDA, for which everybody who streams would wait.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _within(value: float, low: float, high: float, unset: float) -> float:
 
 @lru_cache(maxsize=256)
 def _shared(temperature: float, top_p: float, min_p: float, top_k: int) -> Sampler:
-    filters, heat = _filters(top_p, min_p, top_k), mx.array(temperature)
+    filters, heat = _filters(top_p, min_p, top_k), mx.array(temperature, dtype=mx.float32)
 
     def sampler(logits: mx.array) -> mx.array:
         for each in filters:
@@ -117,14 +117,15 @@ def _shared(temperature: float, top_p: float, min_p: float, top_k: int) -> Sampl
 def _seeded(chosen: Sampling, position: int) -> Sampler:
     """The same distribution as `_shared`, with noise from seed and position."""
     positions = itertools.count(position)
-    filters, heat = _filters(chosen.top_p, chosen.min_p, chosen.top_k), mx.array(chosen.temperature)
+    filters = _filters(chosen.top_p, chosen.min_p, chosen.top_k)
+    heat = mx.array(chosen.temperature, dtype=mx.float32)
 
     def sampler(logits: mx.array) -> mx.array:
         for each in filters:
             logits = each(logits)
         key = mx.random.key(noise_seed(chosen.seed or 0, next(positions)))
-        # The Gumbel-max trick rather than `mx.random.categorical`, which searches a running sum: there, what rounding
-        # differs between batches moves every border, and with a long tail about one draw in a thousand.
+        # The Gumbel-max trick rather than `mx.random.categorical`, which searches a running sum where there is one row: what
+        # rounding differs between batches moves every border there, and with a long tail about one draw in a thousand.
         noise = mx.random.gumbel(logits.shape, key=key)
         return mx.argmax(logits / heat + noise, axis=-1)
 

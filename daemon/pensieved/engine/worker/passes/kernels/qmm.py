@@ -16,12 +16,15 @@ a word: inputs 0 and 4, 1 and 5, 2 and 6, 3 and 7.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.nn.layers.quantized import QuantizedLinear
 
 from pensieved.engine.worker.passes.kernels.device import on_cuda
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MOST_ROWS = 32
 """Beyond, it pays to unpack the weights into memory."""
@@ -160,16 +163,30 @@ def multiply(x: mx.array, layer: Any) -> mx.array:
 @cache
 def works() -> bool:
     """Whether this GPU can do it: found out by trying, since not all know bfloat16. Not to be asked first while a pass is traced."""
-    layer = QuantizedLinear(_SPAN, 2 * EIGHT, bias=False, group_size=GROUP, bits=BITS)
-    layer.set_dtype(mx.bfloat16)
-    x = mx.sin(mx.arange(3 * _SPAN)).reshape(3, -1).astype(mx.bfloat16)
-    weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=GROUP, bits=BITS)
-    expected = x @ weight.T
     try:
-        wrong = mx.abs(multiply(x, layer) - expected).max()
-        return bool((wrong < ROUNDING * mx.abs(expected).max()).item())
+        return _is_right(3)
     except RuntimeError:  # it could not be compiled
         return False
+
+
+def every_size() -> Iterator[None]:
+    """Compile it for each number of rows that it is made for, one at a time."""
+    rows = EIGHT
+    while rows <= MOST_ROWS:
+        _is_right(rows)
+        yield
+        rows *= 2
+
+
+def _is_right(rows: int) -> bool:
+    """Whether a product with a small layer is what MLX says."""
+    layer = QuantizedLinear(_SPAN, 2 * EIGHT, bias=False, group_size=GROUP, bits=BITS)
+    layer.set_dtype(mx.bfloat16)
+    x = mx.sin(mx.arange(rows * _SPAN)).reshape(rows, -1).astype(mx.bfloat16)
+    weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=GROUP, bits=BITS)
+    expected = x @ weight.T
+    wrong = mx.abs(multiply(x, layer) - expected).max()
+    return bool((wrong < ROUNDING * mx.abs(expected).max()).item())
 
 
 @cache
