@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _OTHER_DIALECT_AT = 8  # concurrency; the largest, where that is not among the levels
 _WAVE_TOKENS = 8
 _LATER_WAVES = 3
+_WAVE_TEMPERATURE = 0.7  # as most clients have some: what samples is to be compiled before a first wave, too
 
 
 async def measure_levels(server: Server, plan: Plan, result: Result, round_: int) -> None:
@@ -55,6 +56,6 @@ async def measure_waves(server: Server, plan: Plan, result: Result, round_: int)
 
 
 async def _wave(server: Server, seed: str, concurrency: int) -> list[float]:
-    requests = stories(seed, concurrency, _WAVE_TOKENS)
+    requests = stories(seed, concurrency, _WAVE_TOKENS, _WAVE_TEMPERATURE)
     answers = await asyncio.gather(*(ask(server.target(), request) for request in requests))
     return [answer.ttft for answer in answers if answer.ttft is not None]

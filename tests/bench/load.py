@@ -110,9 +110,12 @@ async def closed_loop(
     return answers
 
 
-def stories(seed: str, count: int, tokens: int) -> list[Request]:
+def stories(seed: str, count: int, tokens: int, temperature: float = 0.0) -> list[Request]:
     """`count` different questions."""
-    return [Request(messages=(story(f"{seed}/{place}"),), tokens=tokens) for place in range(count)]
+    return [
+        Request(messages=(story(f"{seed}/{place}"),), tokens=tokens, temperature=temperature)
+        for place in range(count)
+    ]
 
 
 async def measured(target: Target, requests: list[Request], concurrency: int) -> dict[str, Any]:
