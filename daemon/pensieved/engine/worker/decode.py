@@ -38,9 +38,7 @@ class Decoder:
         self._ahead = ahead
         self._tokens = mx.zeros((0,), dtype=mx.uint32)  # inputs of the next pass
         self._logprobs: dict[int, mx.array] = {}  # by request: those that the tokens were chosen by
-        self._beside: mx.Stream | None = (
-            None  # where those are read: the next pass is under way on the batch's own
-        )
+        self._beside: mx.Stream | None = None  # where those are read, not to wait for the pass under way
         self._chooser = Chooser([], [], 0)
 
     @property

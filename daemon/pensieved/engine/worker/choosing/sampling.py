@@ -104,30 +104,33 @@ def _within(value: float, low: float, high: float, unset: float) -> float:
 
 @lru_cache(maxsize=256)
 def _shared(temperature: float, top_p: float, min_p: float, top_k: int) -> Sampler:
-    filters, heat = _filters(top_p, min_p, top_k), mx.array(temperature, dtype=mx.float32)
-
-    def sampler(logits: mx.array) -> mx.array:
-        for each in filters:
-            logits = each(logits)
-        return categorical_sampling(logits, heat)  # type: ignore[arg-type]  # an array does as well
-
-    return sampler
+    heat = mx.array(temperature, dtype=mx.float32)
+    draw: Sampler = partial(categorical_sampling, temp=heat)  # type: ignore[arg-type]  # an array does as well
+    return _filtered(draw, top_p, min_p, top_k)
 
 
 def _seeded(chosen: Sampling, position: int) -> Sampler:
     """The same distribution as `_shared`, with noise from seed and position."""
-    positions = itertools.count(position)
-    filters = _filters(chosen.top_p, chosen.min_p, chosen.top_k)
-    heat = mx.array(chosen.temperature, dtype=mx.float32)
+    positions, heat = itertools.count(position), mx.array(chosen.temperature, dtype=mx.float32)
 
-    def sampler(logits: mx.array) -> mx.array:
-        for each in filters:
-            logits = each(logits)
+    def draw(logits: mx.array) -> mx.array:
         key = mx.random.key(noise_seed(chosen.seed or 0, next(positions)))
         # The Gumbel-max trick rather than `mx.random.categorical`, which searches a running sum where there is one row: what
         # rounding differs between batches moves every border there, and with a long tail about one draw in a thousand.
         noise = mx.random.gumbel(logits.shape, key=key)
         return mx.argmax(logits / heat + noise, axis=-1)
+
+    return _filtered(draw, chosen.top_p, chosen.min_p, chosen.top_k)
+
+
+def _filtered(draw: Sampler, top_p: float, min_p: float, top_k: int) -> Sampler:
+    """`draw`, of the tokens that are left."""
+    filters = _filters(top_p, min_p, top_k)
+
+    def sampler(logits: mx.array) -> mx.array:
+        for each in filters:
+            logits = each(logits)
+        return draw(logits)
 
     return sampler
 
