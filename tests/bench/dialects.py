@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One question. `messages` alternate user and assistant texts, the user's first."""
+    """One question. `messages` alternate user and assistant texts, the user's first; `extra` goes into the body as it is."""
 
     messages: tuple[str, ...]
     tokens: int
     system: str = ""
     temperature: float = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def turns(self) -> list[dict[str, str]]:
         """The messages as both dialects write them."""
@@ -93,6 +97,7 @@ class OpenAI:
             "temperature": request.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **request.extra,
         }
 
     def read(self, data: bytes, answer: Answer, now: float) -> bool:
@@ -129,6 +134,7 @@ class Anthropic:
             "temperature": request.temperature,
             "stream": True,
             **({"system": request.system} if request.system else {}),
+            **request.extra,
         }
 
     def read(self, data: bytes, answer: Answer, now: float) -> bool:

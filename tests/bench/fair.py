@@ -6,7 +6,7 @@ of them. `work_kept` asks whether the two kinds of work cost each other anything
 itself and the tokens of the eight take by themselves, over the seconds that both took together. 1 means nothing was
 lost; the eight must of course get slower, since the prompt is work. What each takes by itself is seen before and after
 that, since machines are noisy, and the eight are at different places of their answers all the while: each asks anew once
-in every so many tokens. They sample: what a small model answers greedily repeats itself, which a server may foretell, and
+in every so many tokens. `own_work_kept` is the same of those times without what the host took meanwhile (see `stolen`). They sample: what a small model answers greedily repeats itself, which a server may foretell, and
 several tokens in one event would count as one.
 """
 
@@ -23,6 +23,7 @@ from bench.figures import rounded, spread
 from bench.load import PATIENCE, ask
 from bench.process import ContestantError
 from bench.prompts import long_text, story
+from bench.stolen import Span, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,7 @@ _LONG_ENOUGH = 30.0  # seconds of all visits after which it does not come again,
 _BETWEEN = 40  # tokens of each stream from one visit to the next: the eight are at other places of their answers then
 _AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
 _ONCE_ABOVE = 120.0  # seconds: one this long is not timed again after the eight
+_TOO_MUCH = 0.5  # share of a time: where the host took more, what is left says nothing
 
 
 @dataclass
@@ -92,7 +94,7 @@ class _Eight:
 async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: Any, context: int) -> None:
     """All of it, with prompts cut to what the model's context can hold."""
     length = min(plan.long_prompt, context - 128)
-    alone = await _alone(server, tokenizer, f"{plan.seed}/fair/alone", length)
+    alone = [await _alone(server, tokenizer, f"{plan.seed}/fair/alone", length)]
     # Made now: cutting one to its length takes tens of milliseconds, in which this process reads nobody's tokens.
     prompts = [_long(tokenizer, f"{plan.seed}/fair/ninth/{visit}", length) for visit in range(_MOST_VISITS)]
     eight = _Eight(server, f"{plan.seed}/fair/eight")
@@ -108,10 +110,12 @@ async def measure_fair(server: Server, plan: Plan, result: Result, tokenizer: An
         script.cancel()
         streams.cancel()
         await asyncio.gather(streams, script, return_exceptions=True)
-    if alone < _ONCE_ABOVE:
-        alone = (alone + await _alone(server, tokenizer, f"{plan.seed}/fair/again", length)) / 2
-    figures["alone"] = rounded(alone)
+    if alone[0].seconds < _ONCE_ABOVE:
+        alone.append(await _alone(server, tokenizer, f"{plan.seed}/fair/again", length))
+    figures["alone"] = rounded(_mean(alone).seconds)
+    figures["stolen"]["alone"] = rounded(_mean(alone).share)
     figures["work_kept"] = rounded(kept(figures))
+    figures["own_work_kept"] = rounded(own_kept(figures))
     result.add("fair", server.contestant.name, 0, **figures)
 
 
@@ -125,19 +129,20 @@ async def _script(
     """
     settling, watched, enough = gaps
     await eight.until_each_has(settling, 0.0)
-    settled = time.perf_counter()
+    settled, watch = time.perf_counter(), Watch()
     await eight.until_each_has(watched, settled)
+    before = watch.span()
     visits: list[_Visit] = []
     during: list[float] = []
     for prompt in prompts:
         visits.append(visit := await _visit(server, prompt))
         during += eight.gaps(visit.came, visit.first)
-        if len(during) >= enough or sum(each.waited for each in visits) >= _LONG_ENOUGH:
+        if len(during) >= enough or sum(each.span.seconds for each in visits) >= _LONG_ENOUGH:
             break
         await eight.until_each_has(_BETWEEN, visit.ended)
-    came, ended = visits[0].came, visits[-1].ended
+    came, ended, watch = visits[0].came, visits[-1].ended, Watch()
     await eight.until_each_has(watched, ended)
-    end = time.perf_counter()
+    end, after, together = time.perf_counter(), watch.span(), _mean([visit.span for visit in visits])
     return {
         "before": spread(eight.gaps(settled, came)),
         "during": spread(during),
@@ -146,7 +151,11 @@ async def _script(
         "rate_after": rounded(eight.count(ended, end) / (end - ended)),
         "visits": len(visits),
         "tokens_during": sum(eight.count(visit.came, visit.first) for visit in visits) / len(visits),
-        "together": rounded(sum(visit.waited for visit in visits) / len(visits)),
+        "together": rounded(together.seconds),
+        "stolen": {
+            name: rounded(span.share)
+            for name, span in (("before", before), ("together", together), ("after", after))
+        },
         "long_prompt": visits[0].answer.prompt_tokens,
         "long_prompt_cached": max(visit.answer.cached_tokens for visit in visits),
     }
@@ -154,30 +163,26 @@ async def _script(
 
 @dataclass(frozen=True)
 class _Visit:
-    """When the ninth came, had its first token, and was answered."""
+    """When somebody with a long prompt came and was answered, and the time until there was a first token."""
 
     came: float
-    first: float
     ended: float
+    span: Span
     answer: Answer
 
     @property
-    def waited(self) -> float:
-        """Seconds until it had something."""
-        return self.first - self.came
+    def first(self) -> float:
+        """When that was."""
+        return self.came + self.span.seconds
 
 
 async def _visit(server: Server, request: Request) -> _Visit:
-    came, first = time.perf_counter(), 0.0
-
-    def on_text() -> None:
-        nonlocal first
-        first = first or time.perf_counter()
-
-    answer = await ask(server.target(), request, on_text)
+    watch, spans = Watch(), []
+    came = time.perf_counter()
+    answer = await ask(server.target(), request, lambda: spans or spans.append(watch.span()))
     if answer.fault():
-        raise ContestantError(f"the ninth client was not answered: {answer.fault()}")
-    return _Visit(came, first or time.perf_counter(), time.perf_counter(), answer)
+        raise ContestantError(f"a long prompt was not answered: {answer.fault()}")
+    return _Visit(came, time.perf_counter(), spans[0] if spans else watch.span(), answer)
 
 
 def kept(figures: dict[str, Any]) -> float:
@@ -187,17 +192,32 @@ def kept(figures: dict[str, Any]) -> float:
     return float(separate / figures["together"])
 
 
-async def _alone(server: Server, tokenizer: Any, seed: str, length: int) -> float:
-    """Seconds to the first token of a prompt of that length while nobody else asks."""
-    best = float("inf")
-    for place in range(2):
-        answer = await ask(server.target(), _long(tokenizer, f"{seed}/{place}", length))
-        if answer.fault():
-            raise ContestantError(f"a prompt of {length} tokens was not answered: {answer.fault()}")
-        best = min(best, answer.ttft or answer.seconds)
-        if best > _AGAIN_BELOW:
-            break
+def own_kept(figures: dict[str, Any]) -> float | None:
+    """The same where the host takes nothing; None where it took too much to say."""
+    left = {name: 1 - share for name, share in figures["stolen"].items()}
+    if min(left.values()) < _TOO_MUCH:
+        return None
+    times = {name: figures[name] * left[name] for name in ("alone", "together")}
+    rates = {f"rate_{name}": figures[f"rate_{name}"] / left[name] for name in ("before", "after")}
+    return kept(figures | times | rates)
+
+
+async def _alone(server: Server, tokenizer: Any, seed: str, length: int) -> Span:
+    """Time to the first token of a prompt of that length while nobody else asks."""
+    best = (await _visit(server, _long(tokenizer, f"{seed}/0", length))).span
+    if best.seconds <= _AGAIN_BELOW:
+        again = (await _visit(server, _long(tokenizer, f"{seed}/1", length))).span
+        best = min(best, again, key=lambda span: span.seconds)
     return best
+
+
+def _mean(spans: Sequence[Span]) -> Span:
+    return Span(
+        *(
+            sum(each) / len(spans)
+            for each in zip(*((span.seconds, span.stolen) for span in spans), strict=True)
+        )
+    )
 
 
 def _long(tokenizer: Any, seed: str, length: int) -> Request:

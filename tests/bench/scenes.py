@@ -52,6 +52,7 @@ def fair(result: Result) -> str:
                 number(each["together"], digits=2),
                 number(each["alone"], digits=2),
                 number(each["work_kept"], digits=2),
+                *_stolen(each, result),
             ]
         )
     head = [
@@ -67,8 +68,23 @@ def fair(result: Result) -> str:
             "p99 / p50 before",
         ),
         *("its TTFT, s", "alone, s", "work kept"),
+        *(("taken by the host", "work kept but for that") if _tells_stolen(result) else ()),
     ]
     return table(head, rows) if rows else ""
+
+
+def _stolen(each: dict[str, Any], result: Result) -> list[str]:
+    """What the host took while both ran, and the work kept but for all that it took."""
+    if not _tells_stolen(result):
+        return []
+    if "stolen" not in each:
+        return [MISSING, MISSING]
+    return [f"{each['stolen']['together']:.1%}", number(each["own_work_kept"], digits=2)]
+
+
+def _tells_stolen(result: Result) -> bool:
+    """Whether all processors work together, so that it matters: a GPU's do not."""
+    return result.facts["backend"] == "cpu" and any("stolen" in each for each in result.of("fair"))
 
 
 def turns(result: Result) -> str:
@@ -126,8 +142,8 @@ def soak(result: Result) -> str:
         return ""
     rows = []
     for name, pick in _SOAK.items():
-        if name == OF_CEILING and "ceiling" not in minutes[0]:
-            continue  # it need not take part
+        if not all(key in minutes[0] for key in _NEEDS.get(name, ())):
+            continue  # the ceiling need not take part, and earlier results lack what the host took
         values = [pick(each) for each in minutes]
         shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
         rows.append([name, *shown, _drift(values[0], values[-1]), _drift(*_thirds(values))])
@@ -159,8 +175,11 @@ def _memory(role: str) -> Any:
 
 
 OF_CEILING = "tok/s by the ceiling's"
+BUT_FOR_HOST = "tok/s but for what the host took"
+_NEEDS = {OF_CEILING: ("ceiling",), BUT_FOR_HOST: ("stolen",)}
 _SOAK = {
     "tok/s": lambda each: each["tokens_per_second"],
+    BUT_FOR_HOST: lambda each: each["tokens_per_second"] / (1 - min(each["stolen"], 0.5)),
     OF_CEILING: lambda each: each["tokens_per_second"] / each["ceiling"],
     "tok per second of processor time": lambda each: each["tokens_per_second"] * MINUTE / each["cpu"],
     "memory of the daemon, MiB": _memory("server"),

@@ -18,6 +18,7 @@ from bench.dialects import Request
 from bench.figures import rounded
 from bench.load import ask
 from bench.prompts import story
+from bench.stolen import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,8 +126,9 @@ async def measure_soak(server: Server, plan: Plan, result: Result, ceiling: Serv
     running = asyncio.gather(*(streams.run() for _ in range(STREAMS)))
     try:
         for minute in range(1, math.ceil(plan.soak) + 1):
+            watch = Watch()
             looks = await _watched(server, MINUTE * min(1.0, plan.soak - minute + 1))
-            figures = streams.take()
+            figures = {**streams.take(), "stolen": rounded(watch.span().share)}
             if ceiling is not None:
                 await streams.rest()
                 figures["faults"] += streams.take()["faults"]  # of the answers that were under way

@@ -1,25 +1,14 @@
 """The load generator against a server that looks at it."""
 
 import asyncio
-import contextlib
-import json
 
 import pytest
 
 from bench.dialects import Request
-from bench.load import Target, ask, closed_loop, fetch, stories, summary
+from bench.load import ask, closed_loop, fetch, stories, summary
+from support.sse import answer, asked, event, serving
 
 CONCURRENT = 5
-
-
-def event(content):
-    return b"data: " + (content if isinstance(content, bytes) else json.dumps(content).encode()) + b"\n\n"
-
-
-def stream(tokens):
-    yield from (event({"choices": [{"delta": {"content": "x"}}]}) for _ in range(tokens))
-    yield event({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": tokens}})
-    yield event(b"[DONE]")
 
 
 class Counting:
@@ -29,9 +18,7 @@ class Counting:
         self.expected, self.waiting, self.most, self.bodies = expected, [], 0, []
 
     async def __call__(self, reader, writer):
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-        body = json.loads(await reader.readexactly(length)) if length else {}
+        body = await asked(reader)
         self.bodies.append(body)
         self.waiting.append(turn := asyncio.Event())
         self.most = max(self.most, len(self.waiting))
@@ -40,15 +27,7 @@ class Counting:
                 each.set()
             self.waiting = []
         await turn.wait()
-        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + b"".join(stream(body.get("max_tokens", 0))))
-        await writer.drain()
-        writer.close()
-
-
-@contextlib.asynccontextmanager
-async def serving(handler):
-    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
-        yield Target(server.sockets[0].getsockname()[1])
+        await answer(writer, body.get("max_tokens", 0))
 
 
 def saying(response):
@@ -71,9 +50,9 @@ def test_as_many_streams_as_asked_for_are_always_under_way():
 
     answers = asyncio.run(run())
     assert handler.most == CONCURRENT
-    asked = sorted(body["messages"][0]["content"] for body in handler.bodies)
-    assert asked == sorted(request.messages[0] for request in requests)
-    assert len(set(asked)) == 4 * CONCURRENT
+    texts = sorted(body["messages"][0]["content"] for body in handler.bodies)
+    assert texts == sorted(request.messages[0] for request in requests)
+    assert len(set(texts)) == 4 * CONCURRENT
     figures = summary(answers, 2.0)
     assert figures["faults"] == 0
     assert figures["output_tokens"] == 3 * len(requests)
@@ -98,9 +77,9 @@ def test_what_goes_wrong_is_a_fault_and_no_figure(response, fault):
         async with serving(saying(response)) as target, asyncio.timeout(30):
             return await ask(target, Request(messages=("hello",), tokens=1))
 
-    answer = asyncio.run(run())
-    assert fault in answer.fault()
-    figures = summary([answer], 1.0)
+    heard = asyncio.run(run())
+    assert fault in heard.fault()
+    figures = summary([heard], 1.0)
     assert (figures["faults"], figures["output_tokens"], figures["ttft"]["n"]) == (1, 0, 0)
     assert fault in figures["first_fault"]
 

@@ -1,0 +1,41 @@
+"""What the host of a virtual machine takes from it.
+
+A guest's processor that the host gives to others stands still, and with it whoever waits for it: MLX's threads on a CPU wait for
+each other in every product, so a second that one of them loses is lost to all. Linux counts such seconds; where
+nothing does, there are none.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time in seconds, and for how many of them a processor had been taken away, all processors together."""
+
+    seconds: float
+    stolen: float
+
+    @property
+    def share(self) -> float:
+        """Of the time; with several processors it may be more than 1."""
+        return self.stolen / self.seconds if self.seconds else 0.0
+
+
+class Watch:
+    """Counts from when it is made."""
+
+    def __init__(self) -> None:
+        self._begun, self._stolen = time.perf_counter(), _stolen()
+
+    def span(self) -> Span:
+        """Up to now."""
+        return Span(time.perf_counter() - self._begun, _stolen() - self._stolen)
+
+
+def _stolen() -> float:
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
