@@ -89,10 +89,11 @@ class Run:
     async def _daemon_parts(self, each: Contestant, log: Path) -> None:
         plan, result = self.plan, self.result
         if "restart" in plan.parts:
-            measured = caches.measure_restart(
-                each, self.setup, plan, result, tokenizer=self.tokenizer, log=log
-            )
-            await self._guarded("restart", each, measured)
+            for round_ in range(plan.rounds):
+                measured = caches.measure_restart(
+                    each, self.setup, plan, result, tokenizer=self.tokenizer, log=log, round_=round_
+                )
+                await self._guarded("restart", each, measured)
         if "port" in plan.parts:
             measured = startup.measure_port(each, self.setup, result, log, plan.port_rounds)
             await self._guarded("port", each, measured)

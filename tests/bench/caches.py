@@ -65,10 +65,17 @@ async def measure_prefix(server: Server, plan: Plan, result: Result, tokenizer: 
 
 
 async def measure_restart(
-    contestant: Contestant, setup: Setup, plan: Plan, result: Result, *, tokenizer: Any, log: Path
+    contestant: Contestant,
+    setup: Setup,
+    plan: Plan,
+    result: Result,
+    *,
+    tokenizer: Any,
+    log: Path,
+    round_: int,
 ) -> None:
     """A long prefix that is new, seen, and seen before a restart; the question after it is always another."""
-    seed = f"{plan.seed}/restart"
+    seed = f"{plan.seed}/{round_}/restart"
     prefix = long_text(tokenizer, f"{seed}/prefix", min(plan.prefix, setup.context // 2))
     async with running(contestant, setup, log, f"{seed}/1") as server:
         await _whole(server, _about(long_text(tokenizer, f"{seed}/other", plan.prefix), f"{seed}/warm"))
@@ -77,7 +84,9 @@ async def measure_restart(
     async with running(contestant, setup, log, f"{seed}/2") as server:
         restarted = await _whole(server, _about(prefix, f"{seed}/restarted"))
     answers = {"new": new, "seen": seen, "restarted": restarted}
-    result.add("restart", contestant.name, 0, **{name: _figures(answer) for name, answer in answers.items()})
+    result.add(
+        "restart", contestant.name, round_, **{name: _figures(answer) for name, answer in answers.items()}
+    )
 
 
 def _about(system: str, seed: str) -> Request:

@@ -23,7 +23,7 @@ from bench.figures import rounded, spread
 from bench.load import PATIENCE, ask
 from bench.process import ContestantError
 from bench.prompts import long_text, story
-from bench.stolen import Span, Watch
+from bench.stolen import MOST, Span, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,6 @@ _LONG_ENOUGH = 30.0  # seconds of all visits after which it does not come again,
 _BETWEEN = 40  # tokens of each stream from one visit to the next: the eight are at other places of their answers then
 _AGAIN_BELOW = 10.0  # seconds: a prompt this short is timed twice, since the first may compile its shapes
 _ONCE_ABOVE = 120.0  # seconds: one this long is not timed again after the eight
-_TOO_MUCH = 0.5  # share of a time: where the host took more, what is left says nothing
 
 
 @dataclass
@@ -194,9 +193,9 @@ def kept(figures: dict[str, Any]) -> float:
 
 def own_kept(figures: dict[str, Any]) -> float | None:
     """The same where the host takes nothing; None where it took too much to say."""
-    left = {name: 1 - share for name, share in figures["stolen"].items()}
-    if min(left.values()) < _TOO_MUCH:
+    if max(figures["stolen"].values()) > MOST:
         return None
+    left = {name: 1 - share for name, share in figures["stolen"].items()}
     times = {name: figures[name] * left[name] for name in ("alone", "together")}
     rates = {f"rate_{name}": figures[f"rate_{name}"] / left[name] for name in ("before", "after")}
     return kept(figures | times | rates)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from bench.dialects import DIALECTS, Answer, Dialect, Request
 from bench.figures import rounded, spread
 from bench.prompts import story
-from bench.stolen import Watch
 from bench.wire import EventReader, ResponseReader, WireError, get, post
 
 if TYPE_CHECKING:
@@ -121,15 +120,10 @@ def stories(seed: str, count: int, tokens: int, temperature: float = 0.0) -> lis
 
 async def measured(target: Target, requests: list[Request], concurrency: int) -> dict[str, Any]:
     """One closed loop as figures."""
-    worked, watch = time.process_time(), Watch()
+    worked, started = time.process_time(), time.perf_counter()
     answers = await closed_loop(target, requests, concurrency)
-    span = watch.span()
-    client_cpu = (time.process_time() - worked) / span.seconds
-    return {
-        **summary(answers, span.seconds),
-        "client_cpu": rounded(client_cpu),
-        "stolen": rounded(span.share),
-    }
+    wall = time.perf_counter() - started
+    return {**summary(answers, wall), "client_cpu": rounded((time.process_time() - worked) / wall)}
 
 
 def summary(answers: list[Answer], wall: float) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Plan:
         levels: concurrencies.
         requests: of each stream in a level.
         tokens: of each answer.
-        rounds: how often levels, waves and starts are measured.
+        rounds: how often levels, waves, restarts and starts are measured.
         only: contestants; empty: all that there are.
         parts: of PARTS.
         soak: minutes; 0: none.
@@ -137,7 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--concurrency", dest="levels", help=f"levels ({_FULL['levels']})")
     add("--requests", type=int, help=f"of each stream in a level ({_FULL['requests']})")
     add("--tokens", type=int, help=f"of each answer ({_FULL['tokens']})")
-    add("--rounds", type=int, help=f"of levels, waves and starts; medians are shown ({_FULL['rounds']})")
+    add(
+        "--rounds",
+        type=int,
+        help=f"of levels, waves, restarts and starts; medians are shown ({_FULL['rounds']})",
+    )
     add("--only", default="", help="contestants: " + ",".join(CONTESTANTS))
     add("--parts", default=",".join(PARTS), help="%(default)s")
     add("--soak", type=float, default=0.0, help="minutes with eight streams (none)")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.figures import middle, ratio
 from bench.soak import MINUTE
+from bench.stolen import MOST
 from bench.tables import MISSING, mib, ms, number, table, times
 
 if TYPE_CHECKING:
@@ -68,23 +69,23 @@ def fair(result: Result) -> str:
             "p99 / p50 before",
         ),
         *("its TTFT, s", "alone, s", "work kept"),
-        *(("taken by the host", "work kept but for that") if _tells_stolen(result) else ()),
+        *(("taken by the host", "work kept but for that") if _tells_stolen(result, "fair") else ()),
     ]
     return table(head, rows) if rows else ""
 
 
 def _stolen(each: dict[str, Any], result: Result) -> list[str]:
     """What the host took while both ran, and the work kept but for all that it took."""
-    if not _tells_stolen(result):
+    if not _tells_stolen(result, "fair"):
         return []
     if "stolen" not in each:
         return [MISSING, MISSING]
     return [f"{each['stolen']['together']:.1%}", number(each["own_work_kept"], digits=2)]
 
 
-def _tells_stolen(result: Result) -> bool:
-    """Whether all processors work together, so that it matters: a GPU's do not."""
-    return result.facts["backend"] == "cpu" and any("stolen" in each for each in result.of("fair"))
+def _tells_stolen(result: Result, part: str) -> bool:
+    """Whether that is known, and all processors work together, so that it matters: a GPU's host has other things to do."""
+    return result.facts["backend"] == "cpu" and any("stolen" in each for each in result.of(part))
 
 
 def turns(result: Result) -> str:
@@ -107,17 +108,18 @@ def prefix(result: Result) -> str:
 
 
 def restart(result: Result) -> str:
-    """A long prefix that is new, seen, and seen before a restart."""
+    """A long prefix that is new, seen, and seen before a restart: medians over rounds, of ratios those within a round."""
     names = {"new": "new", "seen": "seen", "restarted": "seen before a restart"}
+    found = list(result.of("restart"))
     rows = [
         [
             name,
-            _cached(each[key]),
-            ms(each[key]["ttft"]),
-            number(ratio(each[key]["ttft"], each["new"]["ttft"]), digits=3),
+            _cached(found[0][key]),
+            ms(middle(each[key]["ttft"] for each in found)),
+            times((ratio(each[key]["ttft"], each["new"]["ttft"]) for each in found), digits=3),
         ]
-        for each in result.of("restart")
         for key, name in names.items()
+        if found
     ]
     return table(["prefix", "cached", "TTFT, ms", "of new"], rows) if rows else ""
 
@@ -142,8 +144,10 @@ def soak(result: Result) -> str:
         return ""
     rows = []
     for name, pick in _SOAK.items():
-        if not all(key in minutes[0] for key in _NEEDS.get(name, ())):
-            continue  # the ceiling need not take part, and earlier results lack what the host took
+        if name == OF_CEILING and "ceiling" not in minutes[0]:
+            continue  # it need not take part
+        if name == BUT_FOR_HOST and not _tells_stolen(result, "soak"):
+            continue
         values = [pick(each) for each in minutes]
         shown = [_shown(name, value) for value in (values[0], values[-1], min(values), max(values))]
         rows.append([name, *shown, _drift(values[0], values[-1]), _drift(*_thirds(values))])
@@ -176,10 +180,9 @@ def _memory(role: str) -> Any:
 
 OF_CEILING = "tok/s by the ceiling's"
 BUT_FOR_HOST = "tok/s but for what the host took"
-_NEEDS = {OF_CEILING: ("ceiling",), BUT_FOR_HOST: ("stolen",)}
 _SOAK = {
     "tok/s": lambda each: each["tokens_per_second"],
-    BUT_FOR_HOST: lambda each: each["tokens_per_second"] / (1 - min(each["stolen"], 0.5)),
+    BUT_FOR_HOST: lambda each: each["tokens_per_second"] / (1 - min(each["stolen"], MOST)),
     OF_CEILING: lambda each: each["tokens_per_second"] / each["ceiling"],
     "tok per second of processor time": lambda each: each["tokens_per_second"] * MINUTE / each["cpu"],
     "memory of the daemon, MiB": _memory("server"),

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 
 import psutil
 
+MOST = 0.5
+"""Share of a time: where the host took more, what is left says nothing."""
+CALM = 0.05
+"""Share of the time of all processors: where the host took no more, what was measured is the machine's own."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -24,6 +29,11 @@ class Span:
     def share(self) -> float:
         """Of the time; with several processors it may be more than 1."""
         return self.stolen / self.seconds if self.seconds else 0.0
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether that was little."""
+        return self.share <= CALM * (psutil.cpu_count() or 1)
 
 
 class Watch:

@@ -59,13 +59,13 @@ def ratios(result: Result) -> str:
     return table(["concurrent", *(f"{one} / {other}" for one, other in pairs)], rows)
 
 
-def times(values: Iterable[float | None]) -> str:
+def times(values: Iterable[float | None], digits: int = 2) -> str:
     """A median of what there is, and in brackets what the rounds lay between."""
     there = [value for value in values if value is not None]
     if not there:
         return MISSING
-    found = f"{middle(there):.2f}"
-    return found if len(there) == 1 else f"{found} ({min(there):.2f} to {max(there):.2f})"
+    found, *bounds = (f"{value:.{digits}f}" for value in (middle(there) or 0.0, min(there), max(there)))
+    return found if len(there) == 1 else f"{found} ({' to '.join(bounds)})"
 
 
 def number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import fair, prompts
+from bench import fair, levels, prompts, stolen
 from bench.dialects import Answer, Request
 from bench.figures import middle, quantile, ratio, spread
 from support import tiny
@@ -75,6 +75,49 @@ def test_work_is_kept_when_both_take_as_long_together_as_one_after_the_other():
     assert fair.kept({**figures, "rate_before": 7.5, "rate_after": 15.0}) == 1.0  # 4 and 2 seconds
 
 
+def test_what_the_host_took_is_no_loss_of_the_server():
+    nothing = {"alone": 0.0, "before": 0.0, "together": 0.0, "after": 0.0}
+    figures = {"alone": 2.0, "tokens_during": 30, "rate_before": 10.0, "rate_after": 10.0, "together": 10.0}
+    assert fair.own_kept({**figures, "stolen": nothing}) == fair.kept(figures) == 0.5
+    assert fair.own_kept({**figures, "stolen": {**nothing, "together": 0.5}}) == 1.0
+    slower = {**figures, "rate_before": 7.5, "rate_after": 7.5, "alone": 4.0}
+    shares = {**nothing, "before": 0.25, "after": 0.25, "alone": 0.5}
+    assert fair.own_kept({**slower, "stolen": shares}) == 0.5
+    assert fair.own_kept({**figures, "stolen": {**nothing, "after": 0.6}}) is None
+
+
+def test_a_span_knows_what_all_processors_lost_meanwhile(monkeypatch):
+    steal = iter([7.0, 7.5])
+    monkeypatch.setattr(stolen.psutil, "cpu_times", lambda: SimpleNamespace(steal=next(steal)))
+    assert stolen.Watch().span().stolen == 0.5
+    assert stolen.Span(2.0, 0.5).share == 0.25
+
+
+@pytest.mark.parametrize(
+    ("taken", "counts", "tries"), [([0.0], 0, 1), ([0.5, 0.1, 0.0], 2, 3), ([0.5, 0.3, 0.4], 1, 3)]
+)
+def test_a_level_that_the_host_disturbed_is_measured_again(monkeypatch, taken, counts, tries):
+    asked = []
+
+    class Server:
+        async def level(self, seed, **size):
+            asked.append((seed, size))
+            return {"try": len(asked) - 1}
+
+    spans = iter([stolen.Span(1.0, share) for share in taken])
+    monkeypatch.setattr(levels, "Watch", lambda: SimpleNamespace(span=lambda: next(spans)))
+    monkeypatch.setattr(stolen.psutil, "cpu_count", lambda: 1)
+    figures = asyncio.run(levels._calmest(Server(), "seed", concurrency=3))
+    assert figures == {"try": counts, "stolen": taken[counts]}
+    assert len({seed for seed, _ in asked}) == tries
+    assert all(size == {"concurrency": 3} for _, size in asked)
+
+
+def test_where_nothing_counts_what_is_taken_nothing_is(monkeypatch):
+    monkeypatch.setattr(stolen.psutil, "cpu_times", lambda: SimpleNamespace(user=5.0))
+    assert stolen.Watch().span().stolen == 0.0
+
+
 @pytest.mark.parametrize(("long_enough", "visits"), [(60.0, 3), (0.0, 1)])
 def test_a_prompt_comes_again_until_there_are_enough_gaps_but_a_long_one_does_not(
     monkeypatch, long_enough, visits
@@ -96,3 +139,4 @@ def test_a_prompt_comes_again_until_there_are_enough_gaps_but_a_long_one_does_no
     figures = asyncio.run(fair._script(eight.server, eight, (0, 0, 6), prompts_))
     assert (figures["visits"], figures["during"]["n"]) == (visits, 2 * visits)
     assert (figures["long_prompt"], figures["long_prompt_cached"]) == (50, 2)
+    assert set(figures["stolen"]) == {"before", "together", "after"}

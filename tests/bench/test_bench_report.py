@@ -133,6 +133,14 @@ def test_waves_are_medians_over_starts_and_their_ratios_within_one(small):
     assert "| daemon, 4 | 30.0 | 60.0 | 20.0 | 40.0 | 1.20 (1.00 to 3.00) |" in scenes.waves(small)
 
 
+def test_a_restart_is_a_median_over_rounds_and_its_ratios_within_one(small):
+    for round_, (new, again) in enumerate([(20.0, 1.0), (10.0, 1.0), (40.0, 1.0)]):
+        times = {"new": new, "seen": new / 2, "restarted": again}
+        asked = {name: {"ttft": ttft, "prompt_tokens": 9, "cached_tokens": 4} for name, ttft in times.items()}
+        small.add("restart", "daemon", round_, **asked)
+    assert "| seen before a restart | 4 of 9 | 1,000 | 0.050 (0.025 to 0.100) |" in scenes.restart(small)
+
+
 def test_a_wave_that_nobody_answered_has_no_ratio(small):
     silence = {"n": 0, "p50": None, "p99": None}
     small.add("wave", "daemon", 0, concurrency=4, first=silence, later={"n": 12, "p50": 0.02, "p99": 0.04})
@@ -204,6 +212,35 @@ def test_a_soak_without_the_ceiling_has_no_line_for_it(small, tmp_path):
     page = page_of(tmp_path, small.path)
     assert "| tok/s | 50.0 |" in page
     assert "by the ceiling's" not in page
+    assert "the host took" not in page
+
+
+def test_a_soak_tells_what_was_produced_but_for_what_the_host_took(small):
+    for minute, (rate, share) in enumerate([(50.0, 0.0), (80.0, 0.2), (100.0, 0.0), (20.0, 0.9)], start=1):
+        small.add("soak", "daemon", 0, **soaked(minute, rate, stolen=share))
+    told_ = "| tok/s but for what the host took | 100.0 | 40.0 | 40.0 | 100.0 | -60.0% | -60.0% |"
+    assert told_ in scenes.soak(small)  # no minute counts for more than twice what it had
+
+
+def fair(**more):
+    gaps = {"n": 9, "p50": 0.2, "p99": 0.5}
+    figures = {"before": gaps, "during": gaps, "together": 120.0, "alone": 60.0, "work_kept": 0.9}
+    return {**figures, "long_prompt": 8030, **more}
+
+
+def test_what_the_host_took_beside_a_long_prompt_is_told_where_processors_wait_for_each_other(small):
+    shares = {"alone": 0.0, "before": 0.0, "together": 0.123, "after": 0.0}
+    small.add("fair", "daemon", 0, **fair(stolen=shares, own_work_kept=0.98))
+    small.add("fair", "mlx_lm.server", 0, **fair(stolen=shares, own_work_kept=None))
+    assert "| 0.90 | 12.3% | 0.98 |" in scenes.fair(small)
+    assert "| 0.90 | 12.3% | - |" in scenes.fair(small)
+    small.facts["backend"] = "cuda"
+    assert "12.3%" not in scenes.fair(small)
+
+
+def test_an_earlier_result_does_not_tell_what_the_host_took(small):
+    small.add("fair", "daemon", 0, **fair())
+    assert "by the host" not in scenes.fair(small)
 
 
 def test_a_page_without_a_place_is_an_error():
