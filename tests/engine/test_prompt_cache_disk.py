@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from pensieved.engine.worker.prompt_cache import file as entry_file
 from pensieved.engine.worker.prompt_cache import keeper
 from pensieved.engine.worker.prompt_cache.entry import as_tokens
 from pensieved.engine.worker.prompt_cache.file import DamagedError, file_name, read_file, write_file
@@ -347,17 +349,19 @@ def test_a_lock_that_is_held_elsewhere_is_only_waited_for_by_trying(tmp_path):
     assert (tmp_path / "prompts" / LOCK).exists()
 
 
-def taken(raw, _piece):
-    return raw.copy()
+def taking():
+    return lambda raw, _piece: raw.copy()
 
 
-def test_every_bit_of_a_file_counts(tmp_path):
+@pytest.mark.parametrize("by_one", [2**20, 0])
+def test_every_bit_of_a_file_counts_whichever_thread_reads_it(tmp_path, monkeypatch, by_one):
+    monkeypatch.setattr(entry_file, "_SHORT", by_one)
     tokens = as_tokens(range(7))
     path = tmp_path / f"{file_name(tokens, 3)}.kv"
     arrays = [np.arange(5, dtype=np.float32), np.zeros((0, 3), np.float32), np.array(7, np.int32)]
     kinds = ["float32", "float32", "int32"]
     write_file(path, fingerprint="f", tokens=tokens, start=3, form=b"x", arrays=arrays, kinds=kinds)
-    _, read = read_file(path, tokens, 3, taken)
+    _, read = read_file(path, tokens, 3, taking)
     assert [each.tobytes() for each in read] == [each.tobytes() for each in arrays]
     whole = path.read_bytes()
     padding = {place for place in range(len(whole)) if not whole[place]}
@@ -366,11 +370,31 @@ def test_every_bit_of_a_file_counts(tmp_path):
         damaged[place] ^= 1
         path.write_bytes(damaged)
         try:
-            _, found = read_file(path, tokens, 3, taken)
+            _, found = read_file(path, tokens, 3, taking)
         except DamagedError:
             continue
         assert place in padding
         assert [each.tobytes() for each in found] == [each.tobytes() for each in arrays]
+
+
+def test_two_threads_read_a_long_file_each_into_memory_of_its_own(tmp_path):
+    tokens = as_tokens(range(7))
+    path = tmp_path / f"{file_name(tokens, 0)}.kv"
+    arrays = [np.full(2**19, number, np.float32) for number in range(9)]  # 18 MiB
+    kinds = ["float32"] * len(arrays)
+    write_file(path, fingerprint="f", tokens=tokens, start=0, form=b"", arrays=arrays, kinds=kinds)
+    readers, both = {}, threading.Barrier(2)
+
+    def take(raw, _piece):
+        if threading.get_ident() not in readers:
+            both.wait(timeout=30)
+        readers.setdefault(threading.get_ident(), set()).add(raw.ctypes.data)
+        return raw.copy()
+
+    _, read = read_file(path, tokens, 0, lambda: take)
+    assert [each.tobytes() for each in read] == [each.tobytes() for each in arrays]
+    (one,), (other,) = readers.values()
+    assert one != other
 
 
 # --- an engine that is killed while it writes --------------------------------------------------------------

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -201,7 +202,9 @@ class Disk:
         if path is None:
             return None
         try:
-            header, arrays = read_file(path, entry.tokens, entry.start, _Import(capacity, entry.start))
+            header, arrays = read_file(
+                path, entry.tokens, entry.start, partial(_Import, capacity, entry.start)
+            )
             return Read(arrays, [piece.kind for piece in header.pieces], room=bool(capacity))
         except (DamagedError, OSError, TypeError, ValueError) as error:
             self._drop(path, error)

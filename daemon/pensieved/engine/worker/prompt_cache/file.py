@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import msgspec
@@ -32,6 +33,10 @@ _MARK = b"pensieved kv 001"
 _LENGTHS = struct.Struct("<II")
 _ALIGNMENT = 64
 _LONGEST_HEADER = 64 * 1024**2
+_LANES = 2
+"""Threads that read a file: it lies in memory more often than not, and to copy and check it is work for more than one."""
+_SHORT = 16 * 1024**2
+"""Bytes of arrays that are read by one thread: less takes less time than to wait for a second one may."""
 
 
 class DamagedError(Exception):
@@ -124,7 +129,7 @@ def read_header(path: Path, fingerprint: str) -> Header:
 
 
 def read_file(
-    path: Path, tokens: Tokens, start: int, take: Callable[[np.ndarray, Piece], Array]
+    path: Path, tokens: Tokens, start: int, taking: Callable[[], Callable[[np.ndarray, Piece], Array]]
 ) -> tuple[Header, list[Array]]:
     """The arrays of the entry for `tokens[start:]`.
 
@@ -132,7 +137,8 @@ def read_file(
         path: the file.
         tokens: of the entry.
         start: of the entry.
-        take: makes an array of its bytes. It must copy them: the next ones are read into the same memory, which is near then.
+        taking: makes, for each thread that reads, what makes an array of its bytes. That must copy them: the next ones are
+            read into the same memory, which is near then.
 
     Raises:
         DamagedError: they are not what was written for these tokens.
@@ -142,9 +148,21 @@ def read_file(
         header = _header(file, path)
         if header.start != start or header.tokens != tokens.astype("<u4").tobytes():
             raise DamagedError("it is of other tokens")
-        begin, arrays = file.tell(), []
-        room = np.empty(max((piece.nbytes for piece in header.pieces), default=0), np.uint8)
-        for piece in header.pieces:
+        begin = file.tell()
+    each = len(header.pieces) if header.nbytes < _SHORT else -(-len(header.pieces) // _LANES)
+    shares = [header.pieces[first : first + each] for first in range(0, len(header.pieces), each or 1)]
+    with ThreadPoolExecutor(_LANES, "prompt cache lane") as lanes:
+        read = lanes.map(lambda share: _pieces(path, begin, share, taking()), shares)
+        return header, [array for arrays in read for array in arrays]
+
+
+def _pieces(
+    path: Path, begin: int, pieces: Sequence[Piece], take: Callable[[np.ndarray, Piece], Array]
+) -> list[Array]:
+    room = np.empty(max(piece.nbytes for piece in pieces), np.uint8)
+    arrays = []
+    with path.open("rb") as file:
+        for piece in pieces:
             raw = room[: piece.nbytes]
             file.seek(begin + piece.offset)
             if file.readinto(_raw(raw)) != raw.size:
@@ -152,7 +170,7 @@ def read_file(
             if zlib.crc32(_raw(raw)) != piece.crc:
                 raise DamagedError("an array has changed")
             arrays.append(take(raw, piece))
-    return header, arrays
+    return arrays
 
 
 def _header(file: BinaryIO, path: Path) -> Header:
