@@ -6,8 +6,9 @@ of them. `work_kept` asks whether the two kinds of work cost each other anything
 itself and the tokens of the eight take by themselves, over the seconds that both took together. 1 means nothing was
 lost; the eight must of course get slower, since the prompt is work. What each takes by itself is seen before and after
 that, since machines are noisy, and the eight are at different places of their answers all the while: each asks anew once
-in every so many tokens. `own_work_kept` is the same of those times without what the host took meanwhile (see `stolen`). They sample: what a small model answers greedily repeats itself, which a server may foretell, and
-several tokens in one event would count as one.
+in every so many tokens. They sample: what a small model answers greedily repeats itself, which a server may foretell, and
+several tokens in one event would count as one. `own_work_kept` is the same as `work_kept`, of all those times without what
+the host took meanwhile (see `stolen`).
 """
 
 from __future__ import annotations
@@ -176,12 +177,16 @@ class _Visit:
 
 
 async def _visit(server: Server, request: Request) -> _Visit:
-    watch, spans = Watch(), []
-    came = time.perf_counter()
-    answer = await ask(server.target(), request, lambda: spans or spans.append(watch.span()))
+    came, watch, span = time.perf_counter(), Watch(), None
+
+    def on_text() -> None:
+        nonlocal span
+        span = span or watch.span()
+
+    answer = await ask(server.target(), request, on_text)
     if answer.fault():
         raise ContestantError(f"a long prompt was not answered: {answer.fault()}")
-    return _Visit(came, time.perf_counter(), spans[0] if spans else watch.span(), answer)
+    return _Visit(came, time.perf_counter(), span or watch.span(), answer)
 
 
 def kept(figures: dict[str, Any]) -> float:
@@ -211,12 +216,8 @@ async def _alone(server: Server, tokenizer: Any, seed: str, length: int) -> Span
 
 
 def _mean(spans: Sequence[Span]) -> Span:
-    return Span(
-        *(
-            sum(each) / len(spans)
-            for each in zip(*((span.seconds, span.stolen) for span in spans), strict=True)
-        )
-    )
+    count = len(spans)
+    return Span(sum(span.seconds for span in spans) / count, sum(span.stolen for span in spans) / count)
 
 
 def _long(tokenizer: Any, seed: str, length: int) -> Request:

@@ -28,8 +28,8 @@ a start."""
 _FAIR = """\
 Gaps between tokens of the eight. Where the prompt is over within a few steps it comes several times, and its times are
 means. *Work kept*: the time that the prompt alone and the eight streams alone would have
-taken, over the time they took together. What the host of a virtual machine took is that of all its processors, in one's time: they
-wait for each other, so what is kept but for that is computed from times without it."""
+taken, over the time they took together. What the host of a virtual machine took from all its processors is shown as a share of
+one's time. They wait for each other, so *work kept but for that* is computed from times without it."""
 _TURNS = "Prompt tokens as each server counts them, and how many it took from its cache."
 _PREFIX = "The first user, then eight others, four at a time."
 _RESTART = "The question after the prefix is always a new one."
