@@ -146,7 +146,7 @@ async def measure(options: argparse.Namespace, cache_dir: Path) -> bool:
     ((daemon,), _) = entered(setup, ("daemon",))
     async with running(daemon, setup, cache_dir / "daemon.log", "cold") as server:
         print(", ".join(f"{name} {server.started[name]:.1f} s" for name in ("first_token", "ready")))
-        return await look(server.target(), cache_dir / "kernels")
+        return await look(server.target(), setup.kernels(daemon.name))
 
 
 def main(arguments: list[str]) -> int:

@@ -73,10 +73,13 @@ class Setup:
         }
         return {**os.environ, **quiet, **(self.blas if blas else {})}
 
+    def kernels(self, name: str) -> Path:
+        """Folder of what it compiled; the daemon keeps its own in its cache."""
+        return self.cache_dir / "kernels" if name == "daemon" else self.scratch / name
+
     def has_kernels(self, name: str) -> bool:
-        """Whether it finds kernels that it compiled earlier; the daemon keeps its own in its cache."""
-        folder = self.cache_dir / "kernels" if name == "daemon" else self.scratch / name
-        return any(path.is_file() for path in folder.rglob("*"))
+        """Whether it finds kernels that it compiled earlier."""
+        return any(path.is_file() for path in self.kernels(name).rglob("*"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import pytest
 
 from bench import cold
 from bench.dialects import OpenAI
+from bench.load import Target
 from pensieved.http.openai.chat.schema import chat_decoder
 from pensieved.http.openai.chat.translate import to_completion
 from support.sse import answer, asked, serving
@@ -43,8 +44,8 @@ def looked(folder, handle):
             writer.close()
 
     async def run():
-        async with serving(handler) as target, asyncio.timeout(60):
-            return await cold.look(target, folder)
+        async with serving(handler) as port, asyncio.timeout(60):
+            return await cold.look(Target(port), folder)
 
     return asyncio.run(run())
 

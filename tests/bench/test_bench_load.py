@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bench.dialects import Request
-from bench.load import ask, closed_loop, fetch, stories, summary
+from bench.load import Target, ask, closed_loop, fetch, stories, summary
 from support.sse import answer, asked, event, serving
 
 CONCURRENT = 5
@@ -45,8 +45,8 @@ def test_as_many_streams_as_asked_for_are_always_under_way():
     requests = stories("s", 4 * CONCURRENT, 3)  # a stream less, and the server would wait for ever
 
     async def run():
-        async with serving(handler) as target, asyncio.timeout(30):
-            return await closed_loop(target, requests, CONCURRENT)
+        async with serving(handler) as port, asyncio.timeout(30):
+            return await closed_loop(Target(port), requests, CONCURRENT)
 
     answers = asyncio.run(run())
     assert handler.most == CONCURRENT
@@ -74,8 +74,8 @@ def test_as_many_streams_as_asked_for_are_always_under_way():
 )
 def test_what_goes_wrong_is_a_fault_and_no_figure(response, fault):
     async def run():
-        async with serving(saying(response)) as target, asyncio.timeout(30):
-            return await ask(target, Request(messages=("hello",), tokens=1))
+        async with serving(saying(response)) as port, asyncio.timeout(30):
+            return await ask(Target(port), Request(messages=("hello",), tokens=1))
 
     heard = asyncio.run(run())
     assert fault in heard.fault()
@@ -86,16 +86,16 @@ def test_what_goes_wrong_is_a_fault_and_no_figure(response, fault):
 
 def test_nobody_there_is_a_fault():
     async def run():
-        async with serving(saying(b"")) as target:
+        async with serving(saying(b"")) as port:
             pass
-        return await ask(target, Request(messages=("hello",), tokens=1))
+        return await ask(Target(port), Request(messages=("hello",), tokens=1))
 
     assert "refused" in asyncio.run(run()).fault().lower()
 
 
 def test_any_status_is_a_sign_of_life():
     async def run():
-        async with serving(saying(b"HTTP/1.1 503 Starting\r\nContent-Length: 0\r\n\r\n")) as target:
-            return await fetch(target.port, "/health")
+        async with serving(saying(b"HTTP/1.1 503 Starting\r\nContent-Length: 0\r\n\r\n")) as port:
+            return await fetch(port, "/health")
 
     assert asyncio.run(run()) == 503

@@ -13,7 +13,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from pensieved.engine.worker.prompt_cache import file as entry_file
 from pensieved.engine.worker.prompt_cache import keeper
 from pensieved.engine.worker.prompt_cache.entry import as_tokens
 from pensieved.engine.worker.prompt_cache.file import DamagedError, file_name, read_file, write_file
@@ -353,9 +352,7 @@ def taking():
     return lambda raw, _piece: raw.copy()
 
 
-@pytest.mark.parametrize("by_one", [2**20, 0])
-def test_every_bit_of_a_file_counts_whichever_thread_reads_it(tmp_path, monkeypatch, by_one):
-    monkeypatch.setattr(entry_file, "_SHORT", by_one)
+def test_every_bit_of_a_file_counts_whichever_thread_reads_it(tmp_path):
     tokens = as_tokens(range(7))
     path = tmp_path / f"{file_name(tokens, 3)}.kv"
     arrays = [np.arange(5, dtype=np.float32), np.zeros((0, 3), np.float32), np.array(7, np.int32)]
@@ -377,10 +374,10 @@ def test_every_bit_of_a_file_counts_whichever_thread_reads_it(tmp_path, monkeypa
         assert [each.tobytes() for each in found] == [each.tobytes() for each in arrays]
 
 
-def test_two_threads_read_a_long_file_each_into_memory_of_its_own(tmp_path):
+def test_two_threads_read_a_file_each_into_memory_of_its_own(tmp_path):
     tokens = as_tokens(range(7))
     path = tmp_path / f"{file_name(tokens, 0)}.kv"
-    arrays = [np.full(2**19, number, np.float32) for number in range(9)]  # 18 MiB
+    arrays = [np.full(2**19, number, np.float32) for number in range(9)]
     kinds = ["float32"] * len(arrays)
     write_file(path, fingerprint="f", tokens=tokens, start=0, form=b"", arrays=arrays, kinds=kinds)
     readers, both = {}, threading.Barrier(2)

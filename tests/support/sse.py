@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import json
 
-from bench.load import Target
-
 
 def event(content):
     """One server-sent event, of JSON or of bytes as they are."""
@@ -35,6 +33,6 @@ async def answer(writer, tokens):
 
 @contextlib.asynccontextmanager
 async def serving(handler):
-    """Where a server with this handler of connections is to be asked."""
+    """The port of a server with this handler of connections."""
     async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
-        yield Target(server.sockets[0].getsockname()[1])
+        yield server.sockets[0].getsockname()[1]

@@ -35,8 +35,6 @@ _ALIGNMENT = 64
 _LONGEST_HEADER = 64 * 1024**2
 _LANES = 2
 """Threads that read a file: it lies in memory more often than not, and to copy and check it is work for more than one."""
-_SHORT = 16 * 1024**2
-"""Bytes of arrays that are read by one thread: less takes less time than to wait for a second one may."""
 
 
 class DamagedError(Exception):
@@ -149,8 +147,8 @@ def read_file(
         if header.start != start or header.tokens != tokens.astype("<u4").tobytes():
             raise DamagedError("it is of other tokens")
         begin = file.tell()
-    each = len(header.pieces) if header.nbytes < _SHORT else -(-len(header.pieces) // _LANES)
-    shares = [header.pieces[first : first + each] for first in range(0, len(header.pieces), each or 1)]
+    each = -(-len(header.pieces) // _LANES) or 1
+    shares = [header.pieces[first : first + each] for first in range(0, len(header.pieces), each)]
     with ThreadPoolExecutor(_LANES, "prompt cache lane") as lanes:
         read = lanes.map(lambda share: _pieces(path, begin, share, taking()), shares)
         return header, [array for arrays in read for array in arrays]
