@@ -64,7 +64,7 @@ class _Eight:
             request = Request(messages=(question,), tokens=tokens, temperature=1.0)
             self.starts.append(time.perf_counter())
             answer = await ask(
-                self.server.target(), request, lambda: self.times[place].append(time.perf_counter())
+                self.server.target(), request, lambda _text: self.times[place].append(time.perf_counter())
             )
             if answer.fault():
                 raise ContestantError(f"a stream broke: {answer.fault()}")
@@ -179,7 +179,7 @@ class _Visit:
 async def _visit(server: Server, request: Request) -> _Visit:
     came, watch, span = time.perf_counter(), Watch(), None
 
-    def on_text() -> None:
+    def on_text(_text: str) -> None:
         nonlocal span
         span = span or watch.span()
 

@@ -35,13 +35,13 @@ class Target:
     dialect: Dialect = DIALECTS["openai"]
 
 
-async def ask(target: Target, request: Request, on_text: Callable[[], object] | None = None) -> Answer:
+async def ask(target: Target, request: Request, on_text: Callable[[str], object] | None = None) -> Answer:
     """Ask and read to the end. Never raises for what the server does: the answer says what went wrong."""
     body = json.dumps(target.dialect.body(request, target.model)).encode()
     message, answer, started = post(target.dialect.path, target.port, body), Answer(), time.perf_counter()
     try:
         async with asyncio.timeout(PATIENCE):
-            await _converse(target, message, answer, started, on_text or (lambda: None))
+            await _converse(target, message, answer, started, on_text or (lambda _text: None))
     except TimeoutError:
         answer.error = f"no end after {PATIENCE:.0f} s"
     except (OSError, WireError, ValueError, KeyError, TypeError) as error:
@@ -51,7 +51,7 @@ async def ask(target: Target, request: Request, on_text: Callable[[], object] | 
 
 
 async def _converse(
-    target: Target, message: bytes, answer: Answer, started: float, on_text: Callable[[], object]
+    target: Target, message: bytes, answer: Answer, started: float, on_text: Callable[[str], object]
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     try:
@@ -66,7 +66,7 @@ async def _converse(
             else:
                 for event in events.feed(body):
                     if target.dialect.read(event, answer, now):
-                        on_text()
+                        on_text(answer.text[-1])
             if not data:
                 response.close()
         if response.status != 200:
@@ -95,7 +95,7 @@ async def closed_loop(
     target: Target,
     requests: Iterable[Request],
     concurrency: int,
-    on_text: Callable[[], object] | None = None,
+    on_text: Callable[[str], object] | None = None,
 ) -> list[Answer]:
     """Answers in the order in which they ended. `requests` may be endless, until whoever waits here is cancelled."""
     questions, answers = iter(requests), []

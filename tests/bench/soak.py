@@ -53,7 +53,7 @@ class _Streams:
         self._numbers: Iterator[int] = itertools.count()
         self._asking = asyncio.Condition()
         self._resting, self._open = False, 0  # whether nobody is to ask, and how many wait for an answer
-        self._tokens = self._texts = 0  # of whole answers, since the beginning
+        self._tokens = self._characters = 0  # of whole answers, since the beginning
         self._begin()
 
     async def run(self) -> None:
@@ -89,11 +89,11 @@ class _Streams:
         return answer
 
     def _begin(self) -> None:
-        self._events = self._answers = self._faults = 0
+        self._length = self._answers = self._faults = 0
         self._since = time.perf_counter()
 
-    def _heard(self) -> None:
-        self._events += 1
+    def _heard(self, text: str) -> None:
+        self._length += len(text)
 
     def _count(self, answer: Answer) -> None:
         if answer.fault():
@@ -101,18 +101,19 @@ class _Streams:
             return
         self._answers += 1
         self._tokens += answer.output_tokens
-        self._texts += len(answer.text)
+        self._characters += sum(map(len, answer.text))
 
     def take(self) -> dict[str, Any]:
         """What was heard since the last call.
 
-        Tokens are events times the tokens that an event has had so far: counting an answer's tokens when it ends
-        would make one minute's figure depend on how many answers happened to end in it.
+        Tokens are characters times the tokens that a character has had so far: counting an answer's tokens when it
+        ends would make one minute's figure depend on how many answers happened to end in it. Events would not do:
+        where a speculated text was right, one carries several tokens.
         """
         now = time.perf_counter()
-        each = self._tokens / self._texts if self._texts else 1.0
+        each = self._tokens / self._characters if self._characters else 0.0
         figures = {
-            "tokens_per_second": rounded(self._events * each / (now - self._since)),
+            "tokens_per_second": rounded(self._length * each / (now - self._since)),
             "answers": self._answers,
             "faults": self._faults,
         }
@@ -132,7 +133,7 @@ async def measure_soak(server: Server, plan: Plan, result: Result, ceiling: Serv
             if ceiling is not None:
                 await streams.rest()
                 figures["faults"] += streams.take()["faults"]  # of the answers that were under way
-                figures["ceiling"] = await _rate(ceiling, plan, minute)
+                figures["ceiling"] = await _rate(ceiling, plan)
                 await streams.go_on()
             spent = [sum(process["cpu"] for process in looks[place]) for place in (0, -1)]
             result.add(
@@ -149,10 +150,10 @@ async def measure_soak(server: Server, plan: Plan, result: Result, ceiling: Serv
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def _rate(ceiling: Server, plan: Plan, minute: int) -> float:
-    """Tokens a second of one request for each stream."""
+async def _rate(ceiling: Server, plan: Plan) -> float:
+    """Tokens a second of one request for each stream: always the same ones, it has no cache that could know them."""
     figures = await ceiling.level(
-        f"{plan.seed}/soak/ceiling/{minute}", concurrency=STREAMS, requests=STREAMS, tokens=plan.tokens
+        f"{plan.seed}/soak/ceiling", concurrency=STREAMS, requests=STREAMS, tokens=plan.tokens
     )
     return float(figures["tokens_per_second"])
 

@@ -124,7 +124,7 @@ def test_a_prompt_comes_again_until_there_are_enough_gaps_but_a_long_one_does_no
 ):
     async def ask(_target, _request, on_text):
         await asyncio.sleep(0.001)
-        on_text()
+        on_text("a word")
         return Answer(complete=True, output_tokens=1, prompt_tokens=50, cached_tokens=2)
 
     async def at_once(_gaps, _since):
