@@ -85,15 +85,15 @@ class _Streams:
     async def _ask(self) -> Answer:
         seed = f"{self._plan.seed}/soak/{next(self._numbers)}"
         request = Request(messages=(story(seed),), tokens=self._plan.tokens)
-        self._count(answer := await ask(self._server.target(), request, self._heard))
+        self._count(answer := await ask(self._server.target(), request, self._hear))
         return answer
 
     def _begin(self) -> None:
-        self._length = self._answers = self._faults = 0
+        self._heard = self._answers = self._faults = 0  # characters, and whole answers
         self._since = time.perf_counter()
 
-    def _heard(self, text: str) -> None:
-        self._length += len(text)
+    def _hear(self, text: str) -> None:
+        self._heard += len(text)
 
     def _count(self, answer: Answer) -> None:
         if answer.fault():
@@ -113,7 +113,7 @@ class _Streams:
         now = time.perf_counter()
         each = self._tokens / self._characters if self._characters else 0.0
         figures = {
-            "tokens_per_second": rounded(self._length * each / (now - self._since)),
+            "tokens_per_second": rounded(self._heard * each / (now - self._since)),
             "answers": self._answers,
             "faults": self._faults,
         }
@@ -151,7 +151,7 @@ async def measure_soak(server: Server, plan: Plan, result: Result, ceiling: Serv
 
 
 async def _rate(ceiling: Server, plan: Plan) -> float:
-    """Tokens a second of one request for each stream: always the same ones, it has no cache that could know them."""
+    """Tokens a second of one request for each stream: always the same ones, since it has no prompt cache."""
     figures = await ceiling.level(
         f"{plan.seed}/soak/ceiling", concurrency=STREAMS, requests=STREAMS, tokens=plan.tokens
     )

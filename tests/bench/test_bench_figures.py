@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import fair, levels, prompts, stolen
+from bench import fair, levels, prompts, soak, stolen
 from bench.dialects import Answer, Request
 from bench.figures import middle, quantile, ratio, spread
 from support import tiny
@@ -140,3 +140,22 @@ def test_a_prompt_comes_again_until_there_are_enough_gaps_but_a_long_one_does_no
     assert (figures["visits"], figures["during"]["n"]) == (visits, 2 * visits)
     assert (figures["long_prompt"], figures["long_prompt_cached"]) == (50, 2)
     assert set(figures["stolen"]) == {"before", "together", "after"}
+
+
+@pytest.mark.parametrize("answers", [["ab", "cd", "ef", "gh"], ["abcdef", "gh"]])
+def test_a_soak_counts_tokens_however_many_an_event_carries(monkeypatch, answers):
+    asked = iter([["ab", "cd", "ef", "gh"], answers])
+
+    async def ask(_target, _request, on_text):
+        heard = next(asked)
+        for text in heard:
+            on_text(text)
+        return Answer(complete=True, output_tokens=4, text=heard)
+
+    clock = iter([0.0, 2.0, 2.0, 4.0, 4.0])
+    monkeypatch.setattr(soak, "ask", ask)
+    monkeypatch.setattr(soak, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    streams = soak._Streams(SimpleNamespace(target=lambda: None), SimpleNamespace(seed="s", tokens=4))
+    for _ in range(2):
+        asyncio.run(streams._ask())
+        assert streams.take() == {"tokens_per_second": 2.0, "answers": 1, "faults": 0}
